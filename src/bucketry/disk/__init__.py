@@ -1,0 +1,1 @@
+"""Bytes over blocks, and the life of a volume: create, open, erase."""

@@ -1,0 +1,96 @@
+"""The error tree: one leaf for each thing a caller would do differently.
+
+::
+
+    BucketryError                 everything that we raise on purpose
+    ├── Invalid                   wrong arguments, options or URLs: ask the user
+    │   └── Mismatch              the volume is not what was asked for: size, block size, format version
+    ├── NotFound                  the object or the volume does not exist
+    │   └── BucketNotFound        nor does the bucket: never to be taken for an absent object
+    ├── AlreadyExists             put-if-absent, or create: something is there
+    ├── PreconditionFailed        put-if-match: the object is not the one that was seen
+    ├── Denied                    the store refuses our credentials or our rights
+    │   └── WrongPassword         the volume refuses our password
+    ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
+    ├── ReadOnly                  a change was asked of something opened for reading
+    ├── Unsupported               the store, the kernel or this machine cannot do that
+    ├── Unavailable               may work later: network, time-outs, 5xx; retried within a budget before it is seen
+    │   └── Throttled             the store asks us to slow down
+    ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
+    └── Closed                    used after close
+
+The message is one line for a person and names the thing (bucket, key, option). Secrets never enter it.
+Translation happens once at each border, by a table: client exceptions to these in ``bucket/``, these to errno in
+``serve/``, these to exit codes in ``cli/``.
+"""
+
+
+class BucketryError(Exception):
+    """Base of everything that Bucketry raises on purpose."""
+
+
+class Invalid(BucketryError):
+    """An argument, option or URL is wrong."""
+
+
+class Mismatch(Invalid):
+    """A volume exists, but is not what was asked for."""
+
+
+class NotFound(BucketryError):
+    """The object, or the volume, does not exist."""
+
+
+class BucketNotFound(NotFound):
+    """The bucket (container, directory) itself does not exist."""
+
+
+class AlreadyExists(BucketryError):
+    """Something is where nothing was expected."""
+
+
+class PreconditionFailed(BucketryError):
+    """The object changed since it was seen (its ETag differs), or has gone."""
+
+
+class Denied(BucketryError):
+    """The store refuses: credentials missing, wrong, expired, or without the right."""
+
+
+class WrongPassword(Denied):
+    """The volume is encrypted with another password, or encrypted and none was given."""
+
+
+class Busy(BucketryError):
+    """Somebody else is using it."""
+
+
+class ReadOnly(BucketryError):
+    """A change was asked of something that was opened for reading only."""
+
+
+class Unsupported(BucketryError):
+    """This store, kernel or machine cannot do what was asked."""
+
+
+class Unavailable(BucketryError):
+    """The store did not answer, or not usefully; it may later.
+
+    ``retry_after_seconds`` is the store's own wish (a ``Retry-After`` header), None when it said nothing.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Throttled(Unavailable):
+    """The store asks us to slow down (429, 503 SlowDown)."""
+
+
+class Corrupt(BucketryError):
+    """Bytes from outside failed a check; they are never passed on."""
+
+
+class Closed(BucketryError):
+    """Used after it was closed."""

@@ -1,0 +1,1 @@
+"""Block numbers to objects: the s3backer layout, the superblock, the zero map."""

@@ -1,0 +1,1 @@
+"""The faces of a running disk: the FUSE session and its statistics."""

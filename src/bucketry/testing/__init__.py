@@ -1,0 +1,1 @@
+"""What tests need, ours and our users': contract suites, fault layers, virtual time."""
