@@ -1,0 +1,1 @@
+"""The one place that joins components: read it top to bottom for the architecture."""

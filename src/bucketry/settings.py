@@ -1,0 +1,169 @@
+"""Settings: plain data, one frozen class per component, a reason beside each number.
+
+What belongs to the *format* of a volume (VolumeFormat) is stored in its superblock; everything else belongs to this process.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bucketry.errors import Invalid
+
+
+class Secret:
+    """A string that does not show itself: not in a repr, a log, a traceback of locals or a comparison's message."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | bytes) -> None:
+        self._value = value.encode() if isinstance(value, str) else value
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def reveal_text(self) -> str:
+        return self._value.decode()
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """How long a request is tried again before its failure is reported. The defaults are s3backer's, with jitter."""
+
+    #: First pause; doubles with every attempt.
+    initial_pause_seconds: float = 0.2
+    #: No single pause is longer: an outage that ends is noticed within it.
+    pause_max_seconds: float = 10.0
+    #: The whole of one request, attempts and pauses together.
+    budget_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """Limits on what is under way at once."""
+
+    #: Requests in flight. 32 hide 20 ms of latency at 128 KiB and 200 MB/s; more threads only take turns.
+    requests_max: int = 32
+    #: Bytes of bodies in flight, so that many large blocks do not fill the memory.
+    bytes_max: int = 256 << 20
+    #: Bytes per second of bodies over all requests together; None is unlimited.
+    upload_bytes_per_second: int | None = None
+    download_bytes_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketSettings:
+    """Where the bucket is and how to talk to it."""
+
+    url: str
+    endpoint: str | None = None
+    region: str | None = None
+    #: None: path style when an endpoint is given (own servers), virtual-host style otherwise (AWS).
+    path_style: bool | None = None
+    ca_file: Path | None = None
+    insecure: bool = False
+    anonymous: bool = False
+    access_file: Path | None = None
+    #: Which entry of the access file; None is the first.
+    access_id: str | None = None
+    profile: str | None = None
+    #: "AES256" or "aws:kms".
+    sse: str | None = None
+    sse_key_id: str | None = None
+    storage_class: str | None = None
+    #: One attempt of one request, as s3backer's --timeout.
+    timeout_seconds: float = 30.0
+    connect_timeout_seconds: float = 5.0
+    retry: RetrySettings = field(default_factory=RetrySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+
+#: The ciphers that s3backer volumes use and the length of their keys in bytes.
+CIPHER_KEY_BYTES = {"AES-128-CBC": 16, "AES-192-CBC": 24, "AES-256-CBC": 32}
+COMPRESSIONS = ("none", "deflate", "zstd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeFormat:
+    """How a volume lies in its bucket. Stored in its superblock; for volumes without one (s3backer's) part of it is
+    detected and the rest given."""
+
+    size_bytes: int
+    block_size_bytes: int
+    compression: str = "none"
+    compression_level: int | None = None
+    cipher: str | None = None
+    #: None: as long as the cipher's key. s3backer before 1.3.6 used 64.
+    key_length: int | None = None
+    block_hash_prefix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compression not in COMPRESSIONS:
+            raise Invalid(f"compression {self.compression!r} is not one of {', '.join(COMPRESSIONS)}")
+        if self.cipher is not None and self.cipher not in CIPHER_KEY_BYTES:
+            raise Invalid(f"cipher {self.cipher!r} is not one of {', '.join(CIPHER_KEY_BYTES)}")
+        if self.key_length is not None and self.cipher is None:
+            raise Invalid("a key length without a cipher")
+        if self.cipher is not None and self.key_length is not None:
+            least = CIPHER_KEY_BYTES[self.cipher]
+            if not least <= self.key_length <= 64:
+                raise Invalid(f"key length {self.key_length} is not from {least} to 64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSettings:
+    """What is asked of a volume when it is opened. None means: as the volume says. For volumes that carry a superblock all
+    may be None; what is given must agree with it (Mismatch), except compression, which is per block."""
+
+    size_bytes: int | None = None
+    block_size_bytes: int | None = None
+    compression: str | None = None
+    compression_level: int | None = None
+    cipher: str | None = None
+    key_length: int | None = None
+    block_hash_prefix: bool | None = None
+    password: Secret | None = None
+    read_only: bool = False
+    #: Override a mount token and a geometry mismatch.
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """The memory between a disk and its bucket."""
+
+    #: Clean and dirty blocks together. Enough for a filesystem's metadata and some files, little enough for a small VM.
+    memory_bytes: int = 256 << 20
+    #: Dirty blocks; writers wait above it. Half: the rest serves reads.
+    dirty_max_bytes: int = 128 << 20
+    #: A dirty block waits so long for more writes before it is uploaded (s3backer's default).
+    write_delay_seconds: float = 0.25
+    #: Blocks fetched ahead of a sequential reader, in bytes.
+    read_ahead_bytes: int = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseSettings:
+    """The directory with the disk's file in it."""
+
+    file_name: str = "file"
+    #: None hides it.
+    stats_name: str | None = "stats"
+    #: None: 0600, or 0400 when read-only.
+    file_mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    allow_other: bool = False
+    #: The kernel does not cache the file's pages at all (FOPEN_DIRECT_IO).
+    direct_io: bool = False
+    #: The kernel may keep the file's pages when it is opened again: we are the only writer, so they stay right.
+    kernel_cache: bool = True
+    #: Shown as the source in the mount table.
+    source: str = "bucketry"
