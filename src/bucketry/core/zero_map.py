@@ -1,0 +1,191 @@
+"""Which blocks of a volume are known to be zero, so that nothing is asked of the bucket for them.
+
+One bit a block. A bit that is set is knowledge ("reads as zeros"), a bit that is not is only the lack of it.
+Knowledge comes from zeroing a block, from reading it and finding nothing, and wholesale from a *survey*, a
+listing of what exists:
+
+* ``begin_survey`` starts a second map in which every block is a candidate for zero;
+* what the listing finds (``note_found``) and what is written meanwhile (``clear``) stop being candidates;
+* ``finish_survey`` adds the remaining candidates to what is known, ``abandon_survey`` drops them.
+
+A write that was acknowledged *before* the survey began but is not yet in the bucket escapes the listing;
+whoever has such blocks names them with ``note_found`` after beginning.
+"""
+
+#: Blocks per chunk. A chunk that is all the same costs one list slot, any other 8 KiB: 2^32 blocks begin
+#: with 65,536 slots instead of 512 MiB, and no operation within a chunk touches more than those 8 KiB.
+_CHUNK_BITS = 1 << 16
+
+
+class _Bits:
+    """A set of numbers below ``size``, as bits in chunks that exist only where they are mixed."""
+
+    __slots__ = ("chunks", "counts", "size")
+
+    def __init__(self, size: int, *, value: bool) -> None:
+        self.size = size
+        chunk_count = -(-size // _CHUNK_BITS)
+        #: None: the chunk is uniform, and its count tells which way.
+        self.chunks: list[bytearray | None] = [None] * chunk_count
+        #: Set bits per chunk.
+        self.counts = [_CHUNK_BITS if value else 0] * chunk_count
+        if value and chunk_count:
+            self.counts[-1] = self._chunk_size(chunk_count - 1)
+
+    def _chunk_size(self, index: int) -> int:
+        return min(_CHUNK_BITS, self.size - index * _CHUNK_BITS)
+
+    def test(self, number: int) -> bool:
+        index, bit = divmod(number, _CHUNK_BITS)
+        chunk = self.chunks[index]
+        if chunk is None:
+            return self.counts[index] != 0
+        return bool(chunk[bit >> 3] >> (bit & 7) & 1)
+
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def fill(self, first: int, stop: int, *, value: bool) -> None:
+        """Set, or clear, the numbers from ``first`` to before ``stop``."""
+        while first < stop:
+            index, start = divmod(first, _CHUNK_BITS)
+            end = min(self._chunk_size(index), start + stop - first)
+            self._fill_chunk(index, start, end, value=value)
+            first += end - start
+
+    def _fill_chunk(self, index: int, start: int, end: int, *, value: bool) -> None:
+        size = self._chunk_size(index)
+        count = self.counts[index]
+        if count == (size if value else 0):
+            return
+        if end - start == size:
+            count = size if value else 0
+        else:
+            chunk = self._mixed_chunk(index)
+            low, high = start >> 3, (end + 7) >> 3
+            bits = int.from_bytes(chunk[low:high], "little")
+            mask = ((1 << (end - start)) - 1) << (start & 7)
+            before = (bits & mask).bit_count()
+            bits = bits | mask if value else bits & ~mask
+            chunk[low:high] = bits.to_bytes(high - low, "little")
+            count += (end - start if value else 0) - before
+        self.counts[index] = count
+        if count in (0, size):
+            self.chunks[index] = None
+
+    def _mixed_chunk(self, index: int) -> bytearray:
+        chunk = self.chunks[index]
+        if chunk is None:
+            chunk = bytearray((b"\xff" if self.counts[index] else b"\0") * (_CHUNK_BITS // 8))
+            self.chunks[index] = chunk
+        return chunk
+
+    def next(self, first: int, stop: int, *, value: bool) -> int:
+        """The least number from ``first`` to before ``stop`` that is set, or not, as ``value`` says;
+        ``stop`` if none."""
+        while first < stop:
+            index, start = divmod(first, _CHUNK_BITS)
+            end = min(self._chunk_size(index), start + stop - first)
+            chunk = self.chunks[index]
+            if chunk is None:
+                if bool(self.counts[index]) == value:
+                    return first
+            else:
+                bits = int.from_bytes(chunk[start >> 3 : (end + 7) >> 3], "little") >> (start & 7)
+                if not value:
+                    bits = ~bits
+                bits &= (1 << (end - start)) - 1
+                if bits:
+                    return first + (bits & -bits).bit_length() - 1
+            first += end - start
+        return stop
+
+    def add(self, other: "_Bits") -> None:
+        """Set whatever is set in ``other``, a set of the same size."""
+        for index, chunk in enumerate(other.chunks):
+            count = other.counts[index]
+            if count == 0:
+                continue
+            size = self._chunk_size(index)
+            if chunk is None:
+                self._fill_chunk(index, 0, size, value=True)
+                continue
+            mine = self._mixed_chunk(index)
+            bits = int.from_bytes(mine, "little") | int.from_bytes(chunk, "little")
+            bits &= (1 << size) - 1
+            mine[:] = bits.to_bytes(len(mine), "little")
+            self.counts[index] = bits.bit_count()
+            if self.counts[index] == size:
+                self.chunks[index] = None
+
+
+class ZeroMap:
+    """What is known to be zero among ``block_count`` blocks; at first nothing is.
+
+    Ranges are ``first`` to before ``stop``, within the volume, and may be empty.
+    """
+
+    def __init__(self, block_count: int) -> None:
+        self._known = _Bits(block_count, value=False)
+        self._candidates: _Bits | None = None
+        self._surveyed = False
+
+    @property
+    def block_count(self) -> int:
+        return self._known.size
+
+    @property
+    def surveyed(self) -> bool:
+        """Whether a survey has been finished: then every block that is not known zero was stored or
+        written."""
+        return self._surveyed
+
+    def is_zero(self, block: int) -> bool:
+        return self._known.test(block)
+
+    def all_zero(self, first: int, stop: int) -> bool:
+        """Whether every block of the range is known to be zero."""
+        return self._known.next(first, stop, value=False) == stop
+
+    def next_zero(self, first: int, stop: int) -> int:
+        """The first block of the range that is known to be zero; ``stop`` if none is."""
+        return self._known.next(first, stop, value=True)
+
+    def next_nonzero(self, first: int, stop: int) -> int:
+        """The first block of the range that is not known to be zero; ``stop`` if all are."""
+        return self._known.next(first, stop, value=False)
+
+    def nonzero_count(self) -> int:
+        """How many blocks are not known to be zero."""
+        return self.block_count - self._known.count()
+
+    def set_zero(self, first: int, stop: int) -> None:
+        """The blocks are zero now."""
+        self._known.fill(first, stop, value=True)
+
+    def clear(self, block: int) -> None:
+        """The block is being written: it is not known to be zero, whatever a survey under way says."""
+        self._known.fill(block, block + 1, value=False)
+        if self._candidates is not None:
+            self._candidates.fill(block, block + 1, value=False)
+
+    def begin_survey(self) -> None:
+        """Begin to compare with a listing that starts now; one that was under way is forgotten."""
+        self._candidates = _Bits(self.block_count, value=True)
+
+    def note_found(self, first: int, stop: int) -> None:
+        """The survey found these blocks stored. They lose nothing that was known otherwise (a block zeroed
+        after it was listed stays zero). Nothing happens when no survey is under way."""
+        if self._candidates is not None:
+            self._candidates.fill(first, stop, value=False)
+
+    def finish_survey(self) -> None:
+        """What the survey did not find is zero. Call only after a complete listing."""
+        assert self._candidates is not None, "no survey is under way"
+        self._known.add(self._candidates)
+        self._candidates = None
+        self._surveyed = True
+
+    def abandon_survey(self) -> None:
+        """Forget the survey under way, if any; what is known stays as it was."""
+        self._candidates = None
