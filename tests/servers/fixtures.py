@@ -1,0 +1,59 @@
+"""One server of each kind for the whole session, started when the first test asks for it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from servers.azurite import Azurite
+from servers.moto import Moto
+from servers.process import ServerError
+from servers.proxy import Proxy
+from servers.seaweed import Seaweed
+
+
+class _Startable(Protocol):
+    def start_process(self) -> None: ...
+    def stop_process(self) -> None: ...
+
+
+_ServerT = TypeVar("_ServerT", bound=_Startable)
+
+
+def _serve(make: Callable[[Path], _ServerT], directory: Path) -> Iterator[_ServerT]:
+    """A running server. A missing program fails the test: a silent skip would look like success."""
+    try:
+        server = make(directory)
+        server.start_process()
+    except ServerError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield server
+    finally:
+        server.stop_process()
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """SeaweedFS. A test that stops it starts it again before it ends."""
+    yield from _serve(Seaweed, tmp_path_factory.mktemp("seaweed"))
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """moto's S3 server."""
+    yield from _serve(Moto, tmp_path_factory.mktemp("moto"))
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Azure's emulator."""
+    yield from _serve(Azurite, tmp_path_factory.mktemp("azurite"))
+
+
+@pytest.fixture
+def seaweed_proxy(seaweed: Seaweed) -> Iterator[Proxy]:
+    """A way to SeaweedFS that can be cut: use ``seaweed_proxy.endpoint`` in place of ``seaweed.endpoint``."""
+    with Proxy(seaweed.port) as proxy:
+        yield proxy
