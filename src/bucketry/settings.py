@@ -1,6 +1,7 @@
 """Settings: plain data, one frozen class per component, a reason beside each number.
 
-What belongs to the *format* of a volume (VolumeFormat) is stored in its superblock; everything else belongs to this process.
+What belongs to the *format* of a volume (VolumeFormat) is stored in its superblock; everything else belongs
+to this process.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from bucketry.errors import Invalid
 
 
 class Secret:
-    """A string that does not show itself: not in a repr, a log, a traceback of locals or a comparison's message."""
+    """A string that does not show itself: not in a repr, a log, a traceback of locals or a comparison's
+    message."""
 
     __slots__ = ("_value",)
 
@@ -35,7 +37,8 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
-    """How long a request is tried again before its failure is reported. The defaults are s3backer's, with jitter."""
+    """How long a request is tried again before its failure is reported. The defaults are s3backer's, with
+    jitter."""
 
     #: First pause; doubles with every attempt.
     initial_pause_seconds: float = 0.2
@@ -63,6 +66,8 @@ class BucketSettings:
     """Where the bucket is and how to talk to it."""
 
     url: str
+    #: Put before every key as it stands, s3backer's --prefix: in place of the path in the URL.
+    prefix: str | None = None
     endpoint: str | None = None
     region: str | None = None
     #: None: path style when an endpoint is given (own servers), virtual-host style otherwise (AWS).
@@ -92,8 +97,8 @@ COMPRESSIONS = ("none", "deflate", "zstd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeFormat:
-    """How a volume lies in its bucket. Stored in its superblock; for volumes without one (s3backer's) part of it is
-    detected and the rest given."""
+    """How a volume lies in its bucket. Stored in its superblock; for volumes without one (s3backer's) part of
+    it is detected and the rest given."""
 
     size_bytes: int
     block_size_bytes: int
@@ -119,8 +124,9 @@ class VolumeFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeSettings:
-    """What is asked of a volume when it is opened. None means: as the volume says. For volumes that carry a superblock all
-    may be None; what is given must agree with it (Mismatch), except compression, which is per block."""
+    """What is asked of a volume when it is opened. None means: as the volume says. For volumes that carry a
+    superblock all may be None; what is given must agree with it (Mismatch), except compression, which is per
+    block."""
 
     size_bytes: int | None = None
     block_size_bytes: int | None = None
@@ -139,7 +145,8 @@ class VolumeSettings:
 class CacheSettings:
     """The memory between a disk and its bucket."""
 
-    #: Clean and dirty blocks together. Enough for a filesystem's metadata and some files, little enough for a small VM.
+    #: Clean and dirty blocks together. Enough for a filesystem's metadata and some files, little enough for a
+    #: small VM.
     memory_bytes: int = 256 << 20
     #: Dirty blocks; writers wait above it. Half: the rest serves reads.
     dirty_max_bytes: int = 128 << 20
@@ -163,7 +170,8 @@ class FuseSettings:
     allow_other: bool = False
     #: The kernel does not cache the file's pages at all (FOPEN_DIRECT_IO).
     direct_io: bool = False
-    #: The kernel may keep the file's pages when it is opened again: we are the only writer, so they stay right.
+    #: The kernel may keep the file's pages when it is opened again: we are the only writer, so they stay
+    #: right.
     kernel_cache: bool = True
     #: Shown as the source in the mount table.
     source: str = "bucketry"
