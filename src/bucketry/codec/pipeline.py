@@ -1,0 +1,161 @@
+"""How a block becomes an object's body and back: compress, encrypt, authenticate, add a checksum.
+
+``Content-Encoding`` lists what was done, in order: ``deflate``, ``zstd``, ``encrypt-AES-128-CBC``, or one of
+the first two and the last with a comma and a blank between. Everything here is synchronous and pure.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import google_crc32c
+
+from bucketry.bucket.interface import BytesLike
+from bucketry.codec.compression import Compressor, compressor, decompress
+from bucketry.codec.encryption import BlockCipher
+from bucketry.errors import Corrupt, WrongPassword
+
+#: User metadata that s3backer wants with every encrypted block, its value in double quotes.
+HMAC_NAME = "s3backer-hmac"
+#: User metadata of ours: crc32c of the body as stored, eight lower-case hexadecimal digits.
+CRC32C_NAME = "bucketry-crc32c"
+#: s3backer keeps the header in 32 bytes and aborts when it does not fit.
+CONTENT_ENCODING_MAX = 31
+_ENCRYPT = "encrypt-"
+_HMAC = re.compile(r'"?([0-9a-f]{40})"?', re.ASCII | re.IGNORECASE)
+_CRC32C = re.compile(r"[0-9a-f]{8}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A block as it is stored."""
+
+    body: bytes
+    content_encoding: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Codings:
+    """What a Content-Encoding says was done to a block: first ``compression``, then encryption with
+    ``cipher``; names in lower and upper case."""
+
+    compression: str | None
+    cipher: str | None
+
+
+def parse_content_encoding(text: str | None) -> Codings:
+    """Raises Corrupt when it names anything but one compression, one encryption, or the one and then the
+    other.
+
+    Blanks and case do not matter. Whether we know the compression is seen when it is undone.
+    """
+    names = "".join((text or "").split()).split(",")
+    if names == [""]:
+        return Codings(None, None)
+    cipher = None
+    if names[-1].lower().startswith(_ENCRYPT):
+        cipher = names.pop()[len(_ENCRYPT) :].upper()
+    compression = names.pop().lower() if names else None
+    if names or compression == "" or (compression or "").startswith(_ENCRYPT):
+        raise Corrupt(f"content encoding {text!r} cannot be undone")
+    return Codings(compression, cipher)
+
+
+class BlockCodec:
+    """Encodes and decodes the blocks of one volume.
+
+    Writes with one compression (see ``compressor``) and reads any; encryption is the same for all blocks, or
+    none.
+    """
+
+    def __init__(
+        self,
+        block_size_bytes: int,
+        *,
+        compression: str = "none",
+        level: int | None = None,
+        cipher: BlockCipher | None = None,
+    ) -> None:
+        self._block_size_bytes = block_size_bytes
+        self._compression = compression
+        self._compress: Compressor | None = compressor(compression, level)
+        self._cipher = cipher
+        assert len(self._content_encoding(compression) or "") <= CONTENT_ENCODING_MAX
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether encoding costs enough to be done in a thread."""
+        return self._compress is not None or self._cipher is not None
+
+    def encode(self, block: int, data: BytesLike) -> Encoded:
+        """``data``, one whole block, as it is stored. A block that compression does not shrink is stored
+        without."""
+        assert len(data) == self._block_size_bytes
+        # A copy of what can change, once: the checksum must be of the very bytes that are sent.
+        body = bytes(data)
+        compression = None
+        if self._compress is not None:
+            compressed = self._compress(body)
+            if len(compressed) < len(body):
+                body = compressed
+                compression = self._compression
+        metadata = {}
+        if self._cipher is not None:
+            body = self._cipher.encrypt(block, body)
+            metadata[HMAC_NAME] = f'"{self._cipher.authenticate(block, body)}"'
+        metadata[CRC32C_NAME] = f"{google_crc32c.value(body):08x}"
+        return Encoded(body, self._content_encoding(compression), metadata)
+
+    def decode(
+        self, block: int, body: BytesLike, content_encoding: str | None, metadata: Mapping[str, str]
+    ) -> BytesLike:
+        """The block that was stored. Its messages name neither key nor block; the caller does.
+
+        Raises Corrupt when any check fails, WrongPassword when it is encrypted and we have no password.
+        """
+        checksum = metadata.get(CRC32C_NAME)
+        if checksum is not None:
+            check_crc32c(body, checksum)
+        codings = parse_content_encoding(content_encoding)
+        if codings.cipher is not None:
+            body = self._decrypt(block, body, codings.cipher, metadata)
+        elif self._cipher is not None:
+            raise Corrupt(f"not encrypted, on a volume encrypted with {self._cipher.name}")
+        if codings.compression is not None:
+            return decompress(codings.compression, body, self._block_size_bytes)
+        if len(body) != self._block_size_bytes:
+            raise Corrupt(f"{len(body)} bytes instead of {self._block_size_bytes}")
+        return body
+
+    def _decrypt(self, block: int, body: BytesLike, cipher: str, metadata: Mapping[str, str]) -> bytes:
+        if self._cipher is None:
+            raise WrongPassword(f"encrypted with {cipher}, and no password was given")
+        if cipher != self._cipher.name:
+            raise Corrupt(f"encrypted with {cipher} instead of {self._cipher.name}")
+        if not self._cipher.verify(block, body, parse_hmac(metadata)):
+            raise Corrupt("the HMAC is wrong: damaged, or written with another password")
+        return self._cipher.decrypt(block, body)
+
+    def _content_encoding(self, compression: str | None) -> str | None:
+        names = [] if compression in (None, "none") else [compression]
+        if self._cipher is not None:
+            names.append(_ENCRYPT + self._cipher.name)
+        return ", ".join(names) or None
+
+
+def parse_hmac(metadata: Mapping[str, str]) -> str:
+    """The HMAC of an encrypted block. Raises Corrupt when there is none."""
+    match = _HMAC.fullmatch(metadata.get(HMAC_NAME, ""))
+    if match is None:
+        raise Corrupt(f"encrypted, but without a valid {HMAC_NAME}")
+    return match[1].lower()
+
+
+def check_crc32c(body: BytesLike, expected: str) -> None:
+    """Raises Corrupt unless ``expected`` is the crc32c of ``body``."""
+    if _CRC32C.fullmatch(expected) is None:
+        raise Corrupt(f"the checksum {expected[:20]!r} is not a crc32c")
+    found = f"{google_crc32c.value(bytes(body)):08x}"
+    if found != expected:
+        raise Corrupt(f"the crc32c is {found}, was {expected} when written")

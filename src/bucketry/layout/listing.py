@@ -1,0 +1,101 @@
+"""Which blocks of a volume are stored: its object names, listed in parallel where that pays."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from itertools import pairwise
+
+from bucketry.bucket.interface import Bucket, Entry
+from bucketry.core.names import BlockNames
+
+#: Listings under way at once, as s3backer's. A listing answers a thousand names in some 50 ms, one page
+#: after the other; sixteen at once survey a million blocks in seconds.
+RANGE_COUNT = 16
+#: Names per page of any S3 store.
+_PAGE_NAMES = 1000
+#: Pages read one after the other before listing in parallel: a volume that ends within them costs no more
+#: requests.
+_FIRST_PAGES = 2
+
+
+async def list_blocks(
+    bucket: Bucket, names: BlockNames, *, range_count: int = RANGE_COUNT
+) -> AsyncGenerator[list[int], None]:
+    """Pages of the numbers of the blocks that are stored, each number once, in no particular order."""
+    start = 0
+    page_count = 0
+    pages = bucket.list(prefix=names.prefix)
+    try:
+        async for page in pages:
+            yield _blocks(page, names)
+            page_count += 1
+            last_key = page[-1].key
+            if last_key > names.key_before(names.lead_max + 1):
+                return
+            # Names that are not blocks' may come before and between; go on from a block's.
+            if page_count >= _FIRST_PAGES and names.parse(last_key) is not None:
+                start = names.lead(last_key) + 1
+                break
+        else:
+            return
+    finally:
+        await _close(pages)
+    remaining = names.lead_max + 1 - start
+    # No more ranges than pages that the names could fill.
+    count = min(range_count, -(-min(remaining, names.block_count) // _PAGE_NAMES))
+    bounds = [start + remaining * index // count for index in range(count + 1)] if count else []
+    ranges = [_list_range(bucket, names, first, stop) for first, stop in pairwise(bounds)]
+    async with aclosing(_merge(ranges)) as merged:
+        async for blocks in merged:
+            yield blocks
+
+
+async def _list_range(
+    bucket: Bucket, names: BlockNames, first: int, stop: int
+) -> AsyncGenerator[list[int], None]:
+    """The blocks whose names lead with ``first`` to before ``stop``."""
+    end = names.key_before(stop)
+    pages = bucket.list(prefix=names.prefix, after=names.key_before(first))
+    try:
+        async for page in pages:
+            yield _blocks([entry for entry in page if entry.key < end], names)
+            if page[-1].key >= end:
+                return
+    finally:
+        await _close(pages)
+
+
+def _blocks(page: list[Entry], names: BlockNames) -> list[int]:
+    return [block for entry in page if (block := names.parse(entry.key)) is not None]
+
+
+async def _merge(ranges: list[AsyncGenerator[list[int], None]]) -> AsyncGenerator[list[int]]:
+    """What all the ranges yield, as it comes; each is at most one page ahead. The first error ends them
+    all."""
+    pending = {asyncio.ensure_future(_next(pages)): pages for pages in ranges}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                pages = pending.pop(task)
+                blocks = task.result()
+                if blocks is not None:
+                    pending[asyncio.ensure_future(_next(pages))] = pages
+                    yield blocks
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for pages in ranges:
+            await pages.aclose()
+
+
+async def _next(pages: AsyncGenerator[list[int], None]) -> list[int] | None:
+    return await anext(pages, None)
+
+
+async def _close(pages: AsyncIterator[object]) -> None:
+    """End an iterator that may have been left early; generators hold requests until they are closed."""
+    close = getattr(pages, "aclose", None)
+    if close is not None:
+        await close()

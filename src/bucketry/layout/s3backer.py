@@ -1,0 +1,199 @@
+"""s3backer's layout: one object per block, and none where a block is zero."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from bucketry.bucket.interface import Attributes, Bucket, BytesLike, Object
+from bucketry.codec.offload import Offload
+from bucketry.codec.pipeline import BlockCodec
+from bucketry.core.geometry import Extent, Geometry
+from bucketry.core.names import BlockNames
+from bucketry.core.priority import Priority
+from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
+from bucketry.layout.interface import BatchShape, Change, Write
+from bucketry.layout.listing import list_blocks
+
+BLOCK_SIZE_NAME = "s3backer-blocksize"
+VOLUME_SIZE_NAME = "s3backer-filesize"
+CONTENT_TYPE = "application/x-s3backer-block"
+#: As many keys as one request can delete.
+_ZEROS_MAX = 1000
+
+T = TypeVar("T")
+
+
+class S3backerLayout:
+    """A Layout (see ``bucketry.layout.interface``) that s3backer reads and writes too.
+
+    ``in_flight_max`` commits may be under way at once; the limit of requests is the bucket's own.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        names: BlockNames,
+        geometry: Geometry,
+        codec: BlockCodec,
+        *,
+        offload: Offload,
+        in_flight_max: int,
+    ) -> None:
+        self._bucket = bucket
+        self._names = names
+        self._geometry = geometry
+        self._codec = codec
+        self._offload = offload
+        self._batch_shape = BatchShape(
+            alignment_bytes=geometry.block_size_bytes,
+            data_bytes=geometry.block_size_bytes,
+            zeros_max=_ZEROS_MAX,
+            in_flight_max=in_flight_max,
+        )
+        self._zeros = bytes(geometry.block_size_bytes)
+        #: s3backer takes the geometry of a volume from here, and only from here.
+        self._metadata_of_block_0 = {
+            BLOCK_SIZE_NAME: str(geometry.block_size_bytes),
+            VOLUME_SIZE_NAME: str(geometry.size_bytes),
+        }
+        self._blocks_read = 0
+        self._absent_blocks_read = 0
+        self._blocks_written = 0
+        self._blocks_deleted = 0
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
+
+    @property
+    def batch_shape(self) -> BatchShape:
+        return self._batch_shape
+
+    async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
+        blocks = self._blocks(extent)
+        if len(blocks) == 1:
+            return await self._read_block(blocks[0], priority)
+        parts = await _all(self._read_block(block, priority) for block in blocks)
+        if all(part is None for part in parts):
+            return None
+        return b"".join(self._zeros if part is None else part for part in parts)
+
+    async def _read_block(self, block: int, priority: Priority) -> BytesLike | None:
+        key = self._names.key(block)
+        try:
+            found = await self._bucket.get(key, priority=priority)
+        except BucketNotFound:
+            raise
+        except NotFound:
+            self._absent_blocks_read += 1
+            return None
+        self._blocks_read += 1
+        try:
+            if found.info.attributes.content_encoding:
+                return await self._offload(lambda: self._decode(block, found))
+            return self._decode(block, found)
+        except (Corrupt, WrongPassword) as error:
+            raise type(error)(f"block {block} ({key} in {self._bucket.url}): {error}") from error
+
+    def _decode(self, block: int, found: Object) -> BytesLike:
+        attributes = found.info.attributes
+        return self._codec.decode(block, found.data, attributes.content_encoding, attributes.metadata)
+
+    async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
+        # What a block becomes: the last change to it, None for zeros.
+        contents: dict[int, BytesLike | None] = {}
+        for change in changes:
+            blocks = self._blocks(change.extent)
+            if isinstance(change, Write):
+                contents.update(zip(blocks, self._split(change.data), strict=True))
+            else:
+                contents.update(dict.fromkeys(blocks))
+        work: list[Coroutine[Any, Any, None]] = []
+        absent = []
+        for block, data in contents.items():
+            if data is None:
+                absent.append(block)
+            else:
+                work.append(self._write_block(block, data, priority))
+        if absent:
+            work.append(self._delete_blocks(absent, priority))
+        await _all(work)
+
+    def _split(self, data: BytesLike) -> Iterable[BytesLike | None]:
+        """The blocks of ``data``; None for those that are zero."""
+        size = self._geometry.block_size_bytes
+        view = memoryview(data)
+        for start in range(0, len(view), size):
+            part = view[start : start + size]
+            # Compares as fast as memory is read; comparing with == would go item by item.
+            yield None if self._zeros.startswith(part) else part
+
+    async def _write_block(self, block: int, data: BytesLike, priority: Priority) -> None:
+        if self._codec.is_heavy:
+            encoded = await self._offload(lambda: self._codec.encode(block, data))
+        else:
+            encoded = self._codec.encode(block, data)
+        metadata = dict(encoded.metadata)
+        if block == 0:
+            metadata |= self._metadata_of_block_0
+        attributes = Attributes(
+            content_type=CONTENT_TYPE, content_encoding=encoded.content_encoding, metadata=metadata
+        )
+        await self._bucket.put(self._names.key(block), encoded.body, attributes=attributes, priority=priority)
+        self._blocks_written += 1
+
+    async def _delete_blocks(self, blocks: Sequence[int], priority: Priority) -> None:
+        if len(blocks) == 1:
+            await self._bucket.delete(self._names.key(blocks[0]), priority=priority)
+        else:
+            await self._bucket.delete_many(map(self._names.key, blocks), priority=priority)
+        self._blocks_deleted += len(blocks)
+
+    async def survey(self) -> AsyncGenerator[Sequence[Extent], None]:
+        pages = list_blocks(self._bucket, self._names)
+        async with aclosing(pages):
+            async for blocks in pages:
+                if blocks:
+                    yield [self._extent(run) for run in runs(sorted(blocks))]
+
+    def statistics(self) -> Mapping[str, object]:
+        return {
+            "blocks_read": self._blocks_read,
+            "absent_blocks_read": self._absent_blocks_read,
+            "blocks_written": self._blocks_written,
+            "blocks_deleted": self._blocks_deleted,
+        }
+
+    def _extent(self, blocks: range) -> Extent:
+        size = self._geometry.block_size_bytes
+        return Extent(blocks.start * size, len(blocks) * size)
+
+    def _blocks(self, extent: Extent) -> range:
+        """The numbers of the blocks that ``extent`` consists of."""
+        size = self._geometry.block_size_bytes
+        self._geometry.check(extent.offset, extent.length)
+        if extent.offset % size or extent.length % size:
+            raise Invalid(f"{extent.length} bytes at {extent.offset} are not whole blocks of {size}")
+        return range(extent.offset // size, extent.end // size)
+
+
+def runs(blocks: Sequence[int]) -> Iterable[range]:
+    """Ascending numbers as ranges without gaps."""
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index == len(blocks) or blocks[index] != blocks[index - 1] + 1:
+            yield range(blocks[start], blocks[index - 1] + 1)
+            start = index
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it at once; the first error is raised when nothing is under way any more.
+
+    The rest is not cancelled: callers may reuse their buffers as soon as this returns.
+    """
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[T]", results)
