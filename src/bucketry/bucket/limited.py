@@ -1,0 +1,197 @@
+"""A bucket that keeps requests, bytes and bandwidth within limits, and lets the urgent go first.
+
+A request first waits for bandwidth in its direction (where that is limited), then for a slot: those who
+wait for bandwidth hold no slot, so a throttled upload keeps no reader out. Both queues are ordered by
+priority.
+
+The size of a body counts against the limit on bytes in flight while it is known beforehand: that of a put,
+and that of a get with a range. A get of a whole object is known only when it ends; it counts as nothing in
+flight, so what may be in memory is ``bytes_max`` and ``requests_max`` whole objects, and it is charged to
+the bandwidth afterwards, as a debt that those after it wait for.
+
+A page of a listing is a request; nothing is held while the caller looks at a page. Deletes of many keys are
+one request here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+from bucketry.bucket.interface import (
+    NO_ATTRIBUTES,
+    Attributes,
+    Bucket,
+    ByteRange,
+    Condition,
+    Entry,
+    Object,
+    ObjectInfo,
+)
+from bucketry.bucket.wrapper import BucketWrapper, close_pages, loop_seconds
+from bucketry.core.bytes_like import BytesLike
+from bucketry.core.priority import Priority
+from bucketry.core.rate import Rate
+from bucketry.core.slots import Slot, SlotTable
+from bucketry.settings import LimitSettings
+
+
+class Limited(BucketWrapper):
+    """Never more at once than ``settings`` say. ``statistics()["limited"]`` tells ``requests_in_flight``,
+    ``bytes_in_flight`` and ``waiting`` (requests that wait for a slot), as of now.
+
+    A request that is cancelled, waiting or under way, frees its place at once. ``now`` and ``sleep`` are
+    the clock.
+    """
+
+    def __init__(
+        self,
+        below: Bucket,
+        settings: LimitSettings,
+        *,
+        now: Callable[[], float] = loop_seconds,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        super().__init__(below)
+        self._turns = _Turns(SlotTable(settings.requests_max, settings.bytes_max))
+        upload, download = settings.upload_bytes_per_second, settings.download_bytes_per_second
+        self._upload = None if upload is None else _Bandwidth(upload, now, sleep)
+        self._download = None if download is None else _Bandwidth(download, now, sleep)
+
+    async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            return await self._below.head(key, priority=priority)
+        finally:
+            self._turns.leave(slot)
+
+    async def get(
+        self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
+    ) -> Object:
+        known_bytes = byte_range.end - byte_range.start if byte_range is not None else 0
+        if self._download is not None:
+            await self._download.wait(priority, known_bytes)
+        received_bytes = 0
+        try:
+            slot = await self._turns.enter(priority, known_bytes)
+            try:
+                found = await self._below.get(key, byte_range=byte_range, priority=priority)
+                received_bytes = len(found.data)
+                return found
+            finally:
+                self._turns.leave(slot)
+        finally:
+            if self._download is not None:
+                self._download.charge(received_bytes - known_bytes)
+
+    async def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        attributes: Attributes = NO_ATTRIBUTES,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        size_bytes = len(data)
+        if self._upload is not None:
+            await self._upload.wait(priority, size_bytes)
+        slot = await self._turns.enter(priority, size_bytes)
+        try:
+            return await self._below.put(
+                key, data, attributes=attributes, condition=condition, priority=priority
+            )
+        finally:
+            self._turns.leave(slot)
+
+    async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            await self._below.delete(key, priority=priority)
+        finally:
+            self._turns.leave(slot)
+
+    async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            await self._below.delete_many(keys, priority=priority)
+        finally:
+            self._turns.leave(slot)
+
+    async def list(
+        self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> AsyncIterator[list[Entry]]:
+        pages = self._below.list(prefix=prefix, after=after, priority=priority)
+        try:
+            while True:
+                slot = await self._turns.enter(priority, 0)
+                try:
+                    page = await anext(pages, None)
+                finally:
+                    self._turns.leave(slot)
+                if page is None:
+                    return
+                yield page
+        finally:
+            await close_pages(pages)
+
+    def statistics(self) -> Mapping[str, object]:
+        slots = self._turns.slots
+        figures = {
+            "requests_in_flight": slots.requests_inside,
+            "bytes_in_flight": slots.bytes_inside,
+            "waiting": slots.waiting_count,
+        }
+        return {**self._below.statistics(), "limited": figures}
+
+
+class _Turns:
+    """Waiting for slots: the table decides, a future wakes."""
+
+    def __init__(self, slots: SlotTable) -> None:
+        self.slots = slots
+        self._waiting: dict[Slot, asyncio.Future[None]] = {}
+
+    async def enter(self, priority: Priority, size_bytes: int) -> Slot:
+        slot = self.slots.enter(priority, size_bytes)
+        if not slot.inside:
+            self._waiting[slot] = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting[slot]
+            except BaseException:
+                # Cancelled while waiting, or just after it was our turn: the next one goes instead.
+                self.leave(slot)
+                raise
+            finally:
+                del self._waiting[slot]
+        return slot
+
+    def leave(self, slot: Slot) -> None:
+        for admitted in self.slots.leave(slot):
+            future = self._waiting[admitted]
+            if not future.done():  # else cancelled in this very moment; its task will leave
+                future.set_result(None)
+
+
+class _Bandwidth:
+    """Waiting for one direction of the line: one at a time waits for the debt, the others for him."""
+
+    def __init__(
+        self, bytes_per_second: int, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._rate = Rate(bytes_per_second)
+        self._now = now
+        self._sleep = sleep
+        self._turns = _Turns(SlotTable(requests_max=1, bytes_max=1))
+
+    async def wait(self, priority: Priority, size_bytes: int) -> None:
+        """Return when a body of ``size_bytes`` may start; it is charged then."""
+        slot = await self._turns.enter(priority, 0)
+        try:
+            # Others may be charged meanwhile, for what they received.
+            while (debt_seconds := self._rate.wait_seconds(self._now())) > 0:
+                await self._sleep(debt_seconds)
+            self._rate.charge(size_bytes, self._now())
+        finally:
+            self._turns.leave(slot)
+
+    def charge(self, size_bytes: int) -> None:
+        self._rate.charge(size_bytes, self._now())

@@ -1,0 +1,78 @@
+"""A bucket that passes everything to the one below: the base of all wrappers, each of which states only
+what it changes.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+
+from bucketry.bucket.interface import (
+    NO_ATTRIBUTES,
+    Attributes,
+    Bucket,
+    ByteRange,
+    Condition,
+    Entry,
+    Object,
+    ObjectInfo,
+)
+from bucketry.core.bytes_like import BytesLike
+from bucketry.core.priority import Priority
+
+
+class BucketWrapper:
+    """A Bucket over the bucket ``below``."""
+
+    def __init__(self, below: Bucket) -> None:
+        self._below = below
+
+    @property
+    def url(self) -> str:
+        return self._below.url
+
+    async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
+        return await self._below.head(key, priority=priority)
+
+    async def get(
+        self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
+    ) -> Object:
+        return await self._below.get(key, byte_range=byte_range, priority=priority)
+
+    async def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        attributes: Attributes = NO_ATTRIBUTES,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        return await self._below.put(key, data, attributes=attributes, condition=condition, priority=priority)
+
+    async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
+        await self._below.delete(key, priority=priority)
+
+    async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
+        await self._below.delete_many(keys, priority=priority)
+
+    def list(
+        self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> AsyncIterator[list[Entry]]:
+        return self._below.list(prefix=prefix, after=after, priority=priority)
+
+    def statistics(self) -> Mapping[str, object]:
+        return self._below.statistics()
+
+    async def close(self) -> None:
+        await self._below.close()
+
+
+async def close_pages(pages: AsyncIterator[list[Entry]]) -> None:
+    """End a listing that is not read to its end: an abandoned generator would be closed by the garbage
+    collector, in a task of nobody's, some time later."""
+    if isinstance(pages, AsyncGenerator):
+        await pages.aclose()
+
+
+def loop_seconds() -> float:
+    """The clock of the running event loop: under virtual time it is the virtual one."""
+    return asyncio.get_running_loop().time()
