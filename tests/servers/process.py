@@ -31,7 +31,7 @@ class ServerError(Exception):
 
 
 def find_program(name: str, install: str) -> str:
-    """The path of ``name``: beside the running Python, else in PATH. Raises ServerError saying ``install``."""
+    """The path of ``name``, beside the running Python or in PATH. Raises ServerError with ``install``."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         raise ServerError(f"{name} is not installed: {install}")

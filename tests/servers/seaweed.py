@@ -12,7 +12,7 @@ _GRPC_TWIN_DISTANCE = 10_000
 
 
 class Seaweed:
-    """One server with everything in ``directory``; it can be stopped, and started on the same data and ports."""
+    """One server, all in ``directory``; it can be stopped, and started on the same data and ports."""
 
     access_key = "bucketry-test-access"
     secret_key = "bucketry-test-secret"
