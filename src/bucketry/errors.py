@@ -14,14 +14,15 @@
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
     ├── ReadOnly                  a change was asked of something opened for reading
     ├── Unsupported               the store, the kernel or this machine cannot do that
-    ├── Unavailable               may work later: network, time-outs, 5xx; retried within a budget before it is seen
-    │   └── Throttled             the store asks us to slow down
-    ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
+    ├── Unavailable               may work later: network, time-outs, 5xx; retried within a budget before it
+    is seen │   └── Throttled             the store asks us to slow down
+    ├── Unfinished                stopping would lose data: not everything is in the bucket; nothing is lost
+    so far ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
     └── Closed                    used after close
 
 The message is one line for a person and names the thing (bucket, key, option). Secrets never enter it.
-Translation happens once at each border, by a table: client exceptions to these in ``bucket/``, these to errno in
-``serve/``, these to exit codes in ``cli/``.
+Translation happens once at each border, by a table: client exceptions to these in ``bucket/``, these to errno
+in ``serve/``, these to exit codes in ``cli/``.
 """
 
 
@@ -86,6 +87,10 @@ class Unavailable(BucketryError):
 
 class Throttled(Unavailable):
     """The store asks us to slow down (429, 503 SlowDown)."""
+
+
+class Unfinished(BucketryError):
+    """Data is not in the bucket yet. It is still held, and still being tried."""
 
 
 class Corrupt(BucketryError):

@@ -1,0 +1,76 @@
+"""Going on in the background: the caller waits until the child is ready or has failed, and hears why.
+
+The child is forked before any thread, event loop or bucket client exists, since none of those survives a
+fork."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+
+#: What the child tells its parent, once. ``ready`` is a bool; when it is false the child is about to end, and
+#: the other entries say why, in the words of the command line.
+Report = Mapping[str, object]
+Announce = Callable[[Report], None]
+
+
+def run_in_background(body: Callable[[Announce], int], *, output: int | None) -> Report | None:
+    """Run ``body(announce)`` in a child process that outlives this one, and return what it announces; None
+    when it ended without a word. ``output`` is a descriptor that takes its standard output and error (None:
+    nobody listens).
+
+    The child leaves this session and its terminal, works in ``/`` and ends with ``body``'s return value as
+    exit code. When this process is interrupted while it waits, the child is stopped and waited for."""
+    receiving, sending = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(receiving)
+        _be_a_daemon(body, sending, output)
+    os.close(sending)
+    try:
+        with os.fdopen(receiving, "rb") as pipe:
+            line = pipe.readline()
+    except BaseException:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    report: Report | None = json.loads(line) if line else None
+    if report is None or not report["ready"]:
+        os.waitpid(child, 0)
+    return report
+
+
+def _be_a_daemon(body: Callable[[Announce], int], sending: int, output: int | None) -> None:
+    """The child's whole life. Never returns: the parent's clean-up at exit is not its business."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        os.dup2(nothing if output is None else output, 1)
+        os.dup2(nothing if output is None else output, 2)
+        code = body(_announcer(sending))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _announcer(sending: int) -> Announce:
+    pending = [sending]
+
+    def announce(report: Report) -> None:
+        if not pending:
+            return
+        descriptor = pending.pop()
+        try:
+            os.write(descriptor, json.dumps(report).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # the parent was killed; the disk is served all the same
+        os.close(descriptor)
+
+    return announce

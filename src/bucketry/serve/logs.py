@@ -1,0 +1,71 @@
+"""Where a process writes its log: standard error, a file, or syslog."""
+
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+from pathlib import Path
+
+from bucketry.errors import Unsupported
+
+SYSLOG_SOCKET = "/dev/log"
+#: A default log lies in memory-backed /run: after this much the next start begins a new one and keeps one old
+#: one.
+DEFAULT_LOG_BYTES_MAX = 1 << 20
+
+
+def open_log_file(path: Path, *, rotate: bool = False) -> int:
+    """A descriptor that appends to ``path``, for the caller to close."""
+    if rotate and path.exists() and path.stat().st_size > DEFAULT_LOG_BYTES_MAX:
+        path.replace(path.with_name(path.name + ".1"))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def log_to_stderr(*, debug: bool) -> None:
+    """Log to standard error, which in the background is the log file."""
+    _install(
+        logging.StreamHandler(sys.stderr),
+        "%(asctime)s bucketry[%(process)d] %(levelname)s: %(message)s",
+        debug,
+    )
+
+
+def log_to_syslog(*, debug: bool) -> None:
+    """Log to the system's log. Raises Unsupported where none listens."""
+    handler = None
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        try:
+            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, "daemon", kind)
+        except OSError:
+            continue
+        break
+    if handler is None:
+        raise Unsupported(
+            f"nothing listens at {SYSLOG_SOCKET}: there is no syslog here; --log FILE writes to a file"
+        )
+    handler.ident = f"bucketry[{os.getpid()}]: "
+    _install(handler, "%(levelname)s: %(message)s", debug)
+
+
+def _install(handler: logging.Handler, layout: str, debug: bool) -> None:
+    handler.setFormatter(_Formatter(layout, debug))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger("bucketry").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """Tracebacks are for whoever looks for the cause: at debug only."""
+
+    def __init__(self, layout: str, debug: bool) -> None:
+        super().__init__(layout)
+        self._debug = debug
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not self._debug:
+            record.exc_text, record.exc_info, record.stack_info = None, None, None
+        return super().format(record)

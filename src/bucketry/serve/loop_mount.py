@@ -1,0 +1,217 @@
+"""A filesystem on a disk's file: made, mounted and unmounted through a loop device by the programs of
+util-linux."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketry.errors import BucketryError, Busy, Denied, Invalid, Mismatch, Unsupported
+from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount
+
+logger = logging.getLogger(__name__)
+
+#: How each filesystem is made on a disk that is known to read as zeros: nothing discarded, and for ext4 no
+#: zeros written over the inode tables, which on a disk of 1 TiB would be 16 GiB of them.
+MAKERS: Mapping[str, tuple[str, ...]] = {
+    "ext4": ("mkfs.ext4", "-q", "-E", "nodiscard,assume_storage_prezeroed=1"),
+    "xfs": ("mkfs.xfs", "-q", "-K"),
+    "btrfs": ("mkfs.btrfs", "-q", "-K"),
+}
+#: Which package brings a program, in Debian's names.
+_PACKAGES = {
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "mount": "mount",
+    "umount": "mount",
+    "losetup": "mount",
+    "blkid": "util-linux",
+    "sync": "coreutils",
+}
+#: udev may look at a loop device just when it is let go; it is through in far less.
+_DETACH_ATTEMPTS = 50
+_DETACH_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopMountSettings:
+    """What to mount where."""
+
+    mount_point: str
+    #: Make a filesystem of this type when the disk has none.
+    mkfs: str | None = None
+    #: For mount(8)'s -o.
+    options: str | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    code: int
+    output: str
+    errors: str
+
+
+async def run_program(*argv: str) -> _Ended:
+    """Run a program to its end. Raises Unsupported when it is not installed. Cancelling kills it."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=PROGRAM_ENVIRONMENT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        package = _PACKAGES.get(argv[0], argv[0])
+        raise Unsupported(f"{argv[0]} is not installed: it comes with the package {package}") from error
+    try:
+        output, complaints = await process.communicate()
+    except asyncio.CancelledError:
+        if process.returncode is None:
+            process.kill()
+        raise
+    assert process.returncode is not None
+    text = " ".join(complaints.decode(errors="replace").split())
+    logger.debug("%s: exit code %d %s", " ".join(argv), process.returncode, text)
+    return _Ended(process.returncode, output.decode(errors="replace").strip(), text)
+
+
+async def find_signature(path: str) -> str | None:
+    """What a file or device begins with, in blkid's words (``ext4``, ``LVM2_member``, ``dos`` for a partition
+    table); None when blkid knows nothing in it. Raises Unsupported when it cannot tell."""
+    ended = await run_program("blkid", "--probe", "--output", "export", path)
+    if ended.code == 2:
+        return None
+    found = dict(line.partition("=")[::2] for line in ended.output.splitlines())
+    signature = found.get("TYPE") or found.get("PTTYPE")
+    if ended.code != 0 or signature is None:
+        raise Unsupported(f"cannot tell what is on the disk: {ended.errors or 'blkid finds several things'}")
+    return signature
+
+
+def check_rights() -> None:
+    """Raises Denied unless this process may make loop devices and mount."""
+    if os.geteuid() != 0:
+        raise Denied("mounting a filesystem needs root; bucketry attach shows the disk as a file without it")
+
+
+class LoopMount:
+    """The filesystem on the disk that ``image`` shows. Every step can be repeated: what is done is not done
+    twice."""
+
+    def __init__(self, image: Path, settings: LoopMountSettings) -> None:
+        self._image = image
+        self._settings = settings
+        self._device: str | None = None
+
+    async def mount(self, *, is_empty: Callable[[], Awaitable[bool]]) -> None:
+        """Mount it, after making a filesystem if that is asked for and the disk reads as zeros
+        (``is_empty``).
+
+        Raises Invalid when there is no filesystem and none is to be made, Mismatch when there is another than
+        the one to make, Busy, Unsupported with what the programs say. Nothing is left behind then."""
+        settings = self._settings
+        filesystem = await find_signature(str(self._image))
+        make = _what_to_make(filesystem, settings.mkfs)
+        if make is not None and settings.read_only:
+            raise Invalid("a filesystem cannot be made on a disk that is read-only")
+        if make is not None and not await is_empty():
+            raise Mismatch(
+                f"there are data on the disk, though no filesystem that blkid knows: not made into {make}"
+            )
+        try:
+            self._device = await self._set_up()
+            if make is not None:
+                await self._make(make, self._device)
+            kind = make or filesystem
+            assert kind is not None
+            options = [option for option in ("ro" if settings.read_only else "", settings.options) if option]
+            argv = ["mount", "-t", kind, *(["-o", ",".join(options)] if options else [])]
+            ended = await run_program(*argv, self._device, settings.mount_point)
+            if ended.code != 0:
+                raise Unsupported(ended.errors or f"mount ended with exit code {ended.code}")
+        except BaseException:
+            await self._detach()
+            raise
+
+    async def sync(self) -> None:
+        """Write what the kernel holds of this filesystem to the disk. Raises BucketryError when that
+        failed."""
+        if self.is_mounted():
+            ended = await run_program("sync", "--file-system", self._settings.mount_point)
+            if ended.code != 0:
+                raise BucketryError(ended.errors)
+
+    async def unmount(self, *, lazily: bool = False) -> None:
+        """Unmount the filesystem and let the loop device go. Raises Busy when somebody uses it, and has done
+        nothing then; ``lazily`` takes it out of the directory tree all the same."""
+        if self.is_mounted():
+            ended = await run_program("umount", *(["--lazy"] if lazily else []), self._settings.mount_point)
+            if ended.code != 0 and self.is_mounted():
+                kind = Busy if "busy" in ended.errors else Unsupported
+                raise kind(ended.errors)
+        await self._detach()
+
+    def is_mounted(self) -> bool:
+        """Whether our filesystem, and not something mounted over it or in its place, is what the mount point
+        shows."""
+        mount = find_mount(self._settings.mount_point)
+        return mount is not None and mount.source == self._device
+
+    async def _set_up(self) -> str:
+        """A new loop device on the image; its path."""
+        read_only = ["--read-only"] if self._settings.read_only else []
+        # Direct I/O: the filesystem's pages are cache enough, the loop device need not keep them a second
+        # time.
+        argv = ["losetup", "--find", "--show", *read_only]
+        ended = await run_program(*argv, "--direct-io=on", str(self._image))
+        if ended.code != 0:
+            logger.warning("no direct I/O for the loop device: %s", ended.errors)
+            ended = await run_program(*argv, str(self._image))
+        if ended.code != 0:
+            raise Unsupported(f"no loop device: {ended.errors}")
+        return ended.output
+
+    async def _make(self, filesystem: str, device: str) -> None:
+        ended = await run_program(*MAKERS[filesystem], device)
+        if ended.code != 0:
+            raise Unsupported(f"{MAKERS[filesystem][0]} failed: {ended.errors}")
+
+    async def _detach(self) -> None:
+        """Let the loop device go, and wait until the kernel has: until then it holds the disk's file open."""
+        device = self._device
+        if device is None:
+            return
+        backing = Path("/sys/block", Path(device).name, "loop/backing_file")
+        for _ in range(_DETACH_ATTEMPTS):
+            if not _is_backed_by(backing, self._image):
+                break
+            await run_program("losetup", "--detach", device)
+            if _is_backed_by(backing, self._image):
+                await asyncio.sleep(_DETACH_PAUSE_SECONDS)
+        else:
+            # It is marked to go when its last user does (a lazy unmount): the session ends with it.
+            logger.warning("%s is still in use; it goes with its last user", device)
+        self._device = None
+
+
+def _is_backed_by(backing: Path, image: Path) -> bool:
+    try:
+        return backing.read_text(errors="surrogateescape").rstrip("\n") == str(image)
+    except FileNotFoundError:
+        return False
+
+
+def _what_to_make(found: str | None, asked: str | None) -> str | None:
+    """The filesystem to make, or None to mount what is there. See LoopMount.mount for what it raises."""
+    if found is not None:
+        if asked is not None and asked != found:
+            raise Mismatch(f"there is {found} on the disk already: not made into {asked}")
+        return None
+    if asked is None:
+        raise Invalid("there is no filesystem on the disk; --mkfs ext4 makes one")
+    return asked

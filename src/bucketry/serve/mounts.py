@@ -1,0 +1,79 @@
+"""What is mounted where, as the kernel's table says, and taking dead mounts away."""
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketry.errors import Unsupported
+
+#: How ``/proc/self/mountinfo`` writes blanks, tabs, line ends and backslashes.
+_OCTAL = re.compile(r"\\([0-7]{3})")
+#: The type under which our FUSE sessions stand in the mount table.
+FUSE_TYPE = "fuse.bucketry"
+#: Programs run with this environment only: fixed messages, and nothing of the caller's secrets.
+PROGRAM_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the mount table."""
+
+    mount_point: str
+    filesystem: str
+    source: str
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """The lines of ``/proc/self/mountinfo``, in order; see proc(5)."""
+
+    def plain(field: str) -> str:
+        return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
+
+    mounts = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        left, right = before.split(" "), after.split(" ")
+        mounts.append(Mount(plain(left[4]), right[0], plain(right[1])))
+    return mounts
+
+
+def find_mount(mount_point: str) -> Mount | None:
+    """What is mounted on exactly this absolute path without symbolic links; of several the uppermost."""
+    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    return next((mount for mount in reversed(parse_mounts(text)) if mount.mount_point == mount_point), None)
+
+
+def take_away(mount_point: str) -> None:
+    """Unmount what is on ``mount_point`` at once, whoever still uses it. For mounts whose process has gone.
+    Raises Unsupported with what the program says when that fails."""
+    argv = (
+        ["umount", "--lazy", mount_point] if os.geteuid() == 0 else ["fusermount3", "-u", "-z", mount_point]
+    )
+    try:
+        done = subprocess.run(
+            argv, env=PROGRAM_ENVIRONMENT, capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError as error:
+        raise Unsupported(
+            f"{argv[0]} is missing: install the package {'mount' if argv[0] == 'umount' else 'fuse3'}"
+        ) from error
+    if done.returncode != 0:
+        raise Unsupported(f"cannot unmount {mount_point}: {' '.join(done.stderr.split())}")
+
+
+#: umount2(2): does nothing but mark an idle mount, on the first call after the mount was last used.
+_MNT_EXPIRE = 4
+
+
+def is_busy(mount_point: str) -> bool:
+    """Whether a mount has open files or working directories on it, found without unmounting it. Needs
+    root."""
+    os.stat(mount_point)  # noqa: PTH116 - a use: it clears the mark that an earlier question left
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(mount_point), _MNT_EXPIRE) == 0:
+        return False
+    return ctypes.get_errno() == errno.EBUSY
