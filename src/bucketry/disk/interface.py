@@ -1,7 +1,8 @@
-"""What a device is: the waist between disks and the faces that serve them (FUSE, NBD, import, export, Python).
+"""What a device is: the waist between disks and the faces that serve them (FUSE, NBD, import, export,
+Python).
 
-Offsets and lengths are bytes, of any value within the device. The immediate twins (``…_nowait``) are for event-loop
-callbacks: they answer from memory or decline, and never wait.
+Offsets and lengths are bytes, of any value within the device. The immediate twins (``…_nowait``) are for
+event-loop callbacks: they answer from memory or decline, and never wait.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ class ExtentStatus:
 
 
 class Device(Protocol):
-    """A block device. Methods raise Invalid for a range beyond its end, ReadOnly for changes to a read-only one, Corrupt
-    or Unavailable when the bytes cannot be had or kept, Closed after close."""
+    """A block device. Methods raise Invalid for a range beyond its end, ReadOnly for changes to a read-only
+    one, Corrupt or Unavailable when the bytes cannot be had or kept, Closed after close."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -41,8 +42,8 @@ class Device(Protocol):
         ...
 
     def read_nowait(self, offset: int, length: int) -> BytesLike | None:
-        """The bytes if they are in memory, None if reading must wait. What is returned is valid until the caller next
-        gives way to the event loop."""
+        """The bytes if they are in memory, None if reading must wait. What is returned is valid until the
+        caller next gives way to the event loop."""
         ...
 
     def write_nowait(self, offset: int, data: BytesLike) -> bool:
@@ -52,8 +53,8 @@ class Device(Protocol):
     async def read(self, offset: int, length: int) -> BytesLike: ...
 
     async def write(self, offset: int, data: BytesLike) -> None:
-        """When it returns, reads see the bytes; a later flush makes them durable. ``data`` may be reused then. Writes that
-        overlap in time leave one or the other at every byte."""
+        """When it returns, reads see the bytes; a later flush makes them durable. ``data`` may be reused
+        then. Writes that overlap in time leave one or the other at every byte."""
         ...
 
     async def zero(self, offset: int, length: int) -> None:
@@ -61,17 +62,19 @@ class Device(Protocol):
         ...
 
     async def trim(self, offset: int, length: int) -> None:
-        """The bytes are not needed any more: as zero, for Bucketry frees at once and reads zeros from what is freed."""
+        """The bytes are not needed any more: as zero, for Bucketry frees at once and reads zeros from what is
+        freed."""
         ...
 
     async def flush(self) -> None:
-        """When it returns, everything acknowledged before it was called is durable as docs/semantics.md says. Raises when
-        something could not be made durable; that stays in memory, and the next flush tries again."""
+        """When it returns, everything acknowledged before it was called is durable as docs/semantics.md says.
+        Raises when something could not be made durable; that stays in memory, and the next flush tries
+        again."""
         ...
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
-        """What is data and what is a hole, in order, without gaps, neighbours merged; the last one may go on beyond
-        ``offset + length``, never beyond the device."""
+        """What is data and what is a hole, in order, without gaps, neighbours merged; the last one may go on
+        beyond ``offset + length``, never beyond the device."""
         ...
 
     def statistics(self) -> Mapping[str, object]:

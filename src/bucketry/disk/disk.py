@@ -1,0 +1,165 @@
+"""The disk: bytes of any offset and length over the blocks of a cache."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+
+from bucketry.cache.block_cache import BlockCache
+from bucketry.core.bytes_like import BytesLike
+from bucketry.core.geometry import Geometry, Span
+from bucketry.disk.interface import ExtentStatus
+from bucketry.errors import ReadOnly
+
+
+class Disk:
+    """A Device over a cache. Whoever made the cache starts and closes it."""
+
+    def __init__(self, cache: BlockCache, geometry: Geometry, *, read_only: bool = False) -> None:
+        self._cache = cache
+        self._geometry = geometry
+        self._read_only = read_only
+        self._size = geometry.size_bytes
+        self._block_size = geometry.block_size_bytes
+        self._zeros = cache.zeros
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    @property
+    def block_size_bytes(self) -> int:
+        return self._block_size
+
+    @property
+    def read_only(self) -> bool:
+        return self._read_only
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Blocks not known to be zero, in bytes; before the survey has ended that is an upper bound."""
+        return self._zeros.nonzero_count() * self._block_size
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def read_nowait(self, offset: int, length: int) -> BytesLike | None:
+        block, start = divmod(offset, self._block_size)
+        end = start + length
+        if length > 0 and end <= self._block_size and 0 <= offset < self._size:
+            return self._cache.read_nowait(block, start, end)
+        self._geometry.check(offset, length)
+        parts = []
+        for span in self._geometry.spans(offset, length):
+            part = self._cache.read_nowait(span.block, span.start, span.end)
+            if part is None:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+    async def read(self, offset: int, length: int) -> BytesLike:
+        self._geometry.check(offset, length)
+        spans = list(self._geometry.spans(offset, length))
+        if not spans:
+            return b""
+        blocks = await self._cache.read_blocks(spans[0].block, spans[-1].block + 1)
+        parts = [_part(data, span) for data, span in zip(blocks, spans, strict=True)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def write_nowait(self, offset: int, data: BytesLike) -> bool:
+        self._check_writable(offset, len(data))
+        block, start = divmod(offset, self._block_size)
+        if start + len(data) <= self._block_size:
+            if not self._cache.can_write_now(block, len(data)):
+                return False
+            self._cache.write_nowait(block, start, data)
+            return True
+        # A request over several blocks is taken by ``write``, for the room that each of them needs changes
+        # with those before it; per byte, its task costs little.
+        return False
+
+    async def write(self, offset: int, data: BytesLike) -> None:
+        self._check_writable(offset, len(data))
+        view = memoryview(data)
+        waiting = []
+        position = 0
+        for span in self._geometry.spans(offset, len(data)):
+            piece = view[position : position + span.end - span.start]
+            position += len(piece)
+            if self._cache.can_write_now(span.block, len(piece)):
+                self._cache.write_nowait(span.block, span.start, piece)
+            else:
+                waiting.append(self._cache.write(span.block, span.start, piece))
+        await _all(waiting)
+
+    async def zero(self, offset: int, length: int) -> None:
+        self._check_writable(offset, length)
+        whole = self._geometry.whole_blocks(offset, length)
+        edges = [
+            self._cache.write(span.block, span.start, bytes(span.end - span.start))
+            for span in self._edges(offset, length, whole)
+        ]
+        await _all([*edges, self._cache.zero_blocks(whole.start, whole.stop)])
+
+    def _edges(self, offset: int, length: int, whole: range) -> list[Span]:
+        """The parts of a range that cover no whole block, those that are known to be zero left out."""
+        if whole:
+            head = self._geometry.spans(offset, whole.start * self._block_size - offset)
+            tail_offset = whole.stop * self._block_size
+            tail = self._geometry.spans(tail_offset, offset + length - tail_offset)
+            spans = [*head, *tail]
+        else:
+            spans = list(self._geometry.spans(offset, length))
+        return [span for span in spans if not self._zeros.is_zero(span.block)]
+
+    async def trim(self, offset: int, length: int) -> None:
+        await self.zero(offset, length)
+
+    async def flush(self) -> None:
+        if not self._read_only:
+            await self._cache.flush()
+
+    # -- what there is ---------------------------------------------------------------------------------------
+
+    async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
+        self._geometry.check(offset, length)
+        await self._cache.wait_surveyed()
+        size, count = self._block_size, self._geometry.block_count
+        statuses: list[ExtentStatus] = []
+        while offset < self._size and (not statuses or offset < statuses[0].offset + length):
+            block = offset // size
+            is_hole = self._zeros.is_zero(block)
+            find = self._zeros.next_nonzero if is_hole else self._zeros.next_zero
+            end = find(block, count) * size
+            statuses.append(ExtentStatus(offset, end - offset, is_hole))
+            offset = end
+        return statuses
+
+    def statistics(self) -> Mapping[str, object]:
+        return {
+            "size_bytes": self._size,
+            "allocated_bytes": self.allocated_bytes,
+            "read_only": self._read_only,
+        }
+
+    def _check_writable(self, offset: int, length: int) -> None:
+        if self._read_only:
+            raise ReadOnly("the disk is attached read-only")
+        self._geometry.check(offset, length)
+
+
+def _part(data: BytesLike | None, span: Span) -> BytesLike:
+    length = span.end - span.start
+    if data is None:
+        return bytes(length)
+    return data if length == len(data) else memoryview(data)[span.start : span.end]
+
+
+async def _all(coroutines: Sequence[Coroutine[object, object, None]]) -> None:
+    """Run all to their end, together; then raise the first error among them, if any."""
+    if len(coroutines) == 1:
+        await coroutines[0]
+        return
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

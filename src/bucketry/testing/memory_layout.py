@@ -1,0 +1,93 @@
+"""A Layout in memory that does as it is told: holds commits and reads at a gate, and fails on command."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from bucketry.core.bytes_like import BytesLike
+from bucketry.core.geometry import Extent, Geometry
+from bucketry.core.priority import Priority
+from bucketry.core.zeros import is_zero
+from bucketry.errors import BucketryError
+from bucketry.layout.interface import BatchShape, Change, Write
+
+
+class Gate:
+    """Open at first. While it is closed, whoever passes waits; ``waiting`` counts them."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self.waiting = 0
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        self.waiting += 1
+        try:
+            await self._open.wait()
+        finally:
+            self.waiting -= 1
+
+
+class MemoryLayout:
+    """``blocks`` is what the bucket would hold; ``read_log`` and ``commit_log`` are what was asked, by block
+    number."""
+
+    def __init__(self, geometry: Geometry, *, in_flight_max: int = 4, zeros_max: int = 8) -> None:
+        self.geometry = geometry
+        self.batch_shape = BatchShape(
+            alignment_bytes=geometry.block_size_bytes,
+            data_bytes=geometry.block_size_bytes,
+            zeros_max=zeros_max,
+            in_flight_max=in_flight_max,
+        )
+        self.blocks: dict[int, bytes] = {}
+        self.read_log: list[int] = []
+        self.commit_log: list[list[int]] = []
+        self.read_gate = Gate()
+        self.commit_gate = Gate()
+        self.survey_gate = Gate()
+        #: While not None, every read, commit or survey raises it (after its gate).
+        self.read_error: BucketryError | None = None
+        self.commit_error: BucketryError | None = None
+        self.survey_error: BucketryError | None = None
+
+    async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
+        block = extent.offset // self.geometry.block_size_bytes
+        self.read_log.append(block)
+        await self.read_gate.pass_through()
+        if self.read_error is not None:
+            raise self.read_error
+        return self.blocks.get(block)
+
+    async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
+        size = self.geometry.block_size_bytes
+        numbers = [change.extent.offset // size for change in changes]
+        self.commit_log.append(numbers)
+        before = [bytes(change.data) if isinstance(change, Write) else None for change in changes]
+        await self.commit_gate.pass_through()
+        if self.commit_error is not None:
+            raise self.commit_error
+        for number, change, content in zip(numbers, changes, before, strict=True):
+            if isinstance(change, Write):
+                assert bytes(change.data) == content, "the data of a commit changed under way"
+                assert len(change.data) == size
+                assert not is_zero(change.data)
+                self.blocks[number] = bytes(change.data)
+            else:
+                assert change.extent.length == size
+                self.blocks.pop(number, None)
+
+    async def survey(self) -> AsyncIterator[Sequence[Extent]]:
+        page = [self.geometry.extent(block) for block in sorted(self.blocks)]
+        await self.survey_gate.pass_through()
+        if self.survey_error is not None:
+            raise self.survey_error
+        yield page
+
+    def statistics(self) -> Mapping[str, object]:
+        return {}

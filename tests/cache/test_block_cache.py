@@ -1,0 +1,390 @@
+"""The block cache over a layout that can be held and failed at will."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bucketry.cache.block_cache import BlockCache
+from bucketry.core.block_table import SLOT_BYTES
+from bucketry.core.geometry import Geometry
+from bucketry.errors import Closed, Corrupt, Unavailable
+from bucketry.settings import CacheSettings
+from bucketry.testing.memory_layout import MemoryLayout
+
+BLOCK = 4096
+BLOCKS = 64
+
+
+def block_of(byte: int) -> bytes:
+    return bytes([byte]) * BLOCK
+
+
+async def settle(turns: int = 20) -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that must happen soon; the limit only turns a hang into a failure."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def running(
+    layout: MemoryLayout | None = None,
+    *,
+    memory_blocks: int = 32,
+    dirty_blocks: int = 16,
+    write_delay_seconds: float = 3600.0,
+    read_ahead_blocks: int = 0,
+) -> AsyncIterator[tuple[BlockCache, MemoryLayout]]:
+    """A started and surveyed cache; nothing is uploaded unless a flush or the dirty limit asks."""
+    layout = layout or MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    one = BLOCK + SLOT_BYTES
+    settings = CacheSettings(
+        memory_bytes=memory_blocks * one,
+        dirty_max_bytes=dirty_blocks * one,
+        write_delay_seconds=write_delay_seconds,
+        read_ahead_bytes=read_ahead_blocks * BLOCK,
+    )
+    cache = BlockCache(layout, settings)
+    cache.start()
+    try:
+        yield cache, layout
+    finally:
+        layout.read_gate.open()
+        layout.commit_gate.open()
+        layout.survey_gate.open()
+        await cache.abandon()
+
+
+async def read(cache: BlockCache, block: int) -> bytes:
+    (data,) = await cache.read_blocks(block, block + 1)
+    return bytes(BLOCK) if data is None else bytes(data)
+
+
+async def test_flush_makes_acknowledged_writes_durable() -> None:
+    """After a flush the bucket holds what was written."""
+    async with running() as (cache, layout):
+        await cache.write(3, 0, block_of(7))
+        assert layout.blocks == {}
+        await cache.flush()
+        assert layout.blocks == {3: block_of(7)}
+
+
+async def test_flush_waits_for_uploads_already_under_way() -> None:
+    """A flush that finds nothing dirty but an upload in flight waits for that upload."""
+    async with running(write_delay_seconds=0) as (cache, layout):
+        layout.commit_gate.close()
+        await cache.write(1, 0, block_of(1))
+        await until(lambda: layout.commit_gate.waiting == 1)
+        flush = asyncio.create_task(cache.flush())
+        await settle()
+        assert not flush.done()
+        layout.commit_gate.open()
+        await flush
+        assert layout.blocks == {1: block_of(1)}
+
+
+async def test_flush_waits_for_a_rewrite_during_the_upload() -> None:
+    """A block rewritten while its older content is on its way is uploaded once more before the flush
+    returns."""
+    async with running(write_delay_seconds=0) as (cache, layout):
+        layout.commit_gate.close()
+        await cache.write(1, 0, block_of(1))
+        await until(lambda: layout.commit_gate.waiting == 1)
+        await cache.write(1, 100, b"new")
+        flush = asyncio.create_task(cache.flush())
+        layout.commit_gate.open()
+        await flush
+        assert layout.blocks[1] == b"\1" * 100 + b"new" + b"\1" * (BLOCK - 103)
+        assert layout.commit_log == [[1], [1]]
+
+
+async def test_flush_does_not_wait_for_what_is_written_after_it_began() -> None:
+    """Writes that come during a flush belong to the next one."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        layout.commit_gate.close()
+        flush = asyncio.create_task(cache.flush())
+        await until(lambda: layout.commit_gate.waiting == 1)
+        await cache.write(2, 0, block_of(2))
+        layout.commit_gate.open()
+        await flush
+        assert layout.blocks == {1: block_of(1)}
+
+
+@pytest.mark.logs("not in the bucket yet")
+async def test_a_failed_upload_is_reported_by_the_flush_and_kept() -> None:
+    """A flush that could not upload raises; the block stays readable and dirty, and the next flush uploads
+    it."""
+    async with running() as (cache, layout):
+        await cache.write(5, 0, block_of(5))
+        layout.commit_error = Unavailable("the store is away")
+        with pytest.raises(Unavailable, match="the store is away"):
+            await cache.flush()
+        assert await read(cache, 5) == block_of(5)
+        assert cache.statistics()["dirty_count"] == 1
+        layout.commit_error = None
+        await cache.flush()
+        assert layout.blocks == {5: block_of(5)}
+        assert cache.statistics()["dirty_bytes"] == 0
+
+
+@pytest.mark.logs("not in the bucket yet")
+async def test_a_background_failure_heals_by_itself() -> None:
+    """When an upload fails without anybody waiting, it is tried again later; the error shows in the
+    statistics."""
+    async with running(write_delay_seconds=0) as (cache, layout):
+        layout.commit_error = Unavailable("away")
+        await cache.write(5, 0, block_of(5))
+        await until(lambda: cache.statistics()["upload_failures"] == 1)
+        assert cache.statistics()["last_error"] == "away"
+        layout.commit_error = None
+        await until(lambda: layout.blocks == {5: block_of(5)})
+        assert cache.statistics()["last_error"] == ""
+
+
+async def test_concurrent_misses_of_a_block_read_it_once() -> None:
+    """Ten readers of one cold block cost one request."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout) as (cache, _):
+        layout.read_gate.close()
+        readers = [asyncio.create_task(read(cache, 9)) for _ in range(10)]
+        await until(lambda: layout.read_gate.waiting == 1)
+        layout.read_gate.open()
+        assert await asyncio.gather(*readers) == [block_of(9)] * 10
+        assert layout.read_log == [9]
+
+
+async def test_a_cancelled_reader_does_not_disturb_the_others() -> None:
+    """Cancelling one of two readers of a cold block leaves the other its answer."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout) as (cache, _):
+        layout.read_gate.close()
+        first = asyncio.create_task(read(cache, 9))
+        second = asyncio.create_task(read(cache, 9))
+        await until(lambda: layout.read_gate.waiting == 1)
+        first.cancel()
+        await settle()
+        layout.read_gate.open()
+        assert await second == block_of(9)
+
+
+async def test_partial_writes_during_a_load_are_merged_in_order() -> None:
+    """Two overlapping partial writes into a block that is being loaded both count, the later over the
+    earlier."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout) as (cache, _):
+        layout.read_gate.close()
+        one = asyncio.create_task(cache.write(9, 10, b"aaaa"))
+        await settle()
+        two = asyncio.create_task(cache.write(9, 12, b"bbbb"))
+        await settle()
+        assert not one.done()
+        layout.read_gate.open()
+        await asyncio.gather(one, two)
+        assert await read(cache, 9) == b"\x09" * 10 + b"aabbbb" + b"\x09" * (BLOCK - 16)
+        assert layout.read_log == [9]
+
+
+async def test_a_whole_write_during_a_load_wins_over_what_is_loaded() -> None:
+    """A block replaced while its old content is on the way has the new content afterwards, also in the
+    bucket."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout) as (cache, _):
+        layout.read_gate.close()
+        reader = asyncio.create_task(read(cache, 9))
+        await settle()
+        writer = asyncio.create_task(cache.write(9, 0, block_of(8)))
+        await settle()
+        layout.read_gate.open()
+        await asyncio.gather(reader, writer)
+        assert await read(cache, 9) == block_of(8)
+        await cache.flush()
+        assert layout.blocks[9] == block_of(8)
+
+
+async def test_a_corrupt_block_can_be_replaced_but_not_patched() -> None:
+    """A partial write into an unreadable block fails as the read does; a whole write repairs it."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    layout.read_error = Corrupt("block 9 is damaged")
+    async with running(layout) as (cache, _):
+        with pytest.raises(Corrupt):
+            await cache.write(9, 1, b"x")
+        with pytest.raises(Corrupt):
+            await read(cache, 9)
+        layout.read_gate.close()
+        reader = asyncio.create_task(read(cache, 9))
+        await settle()
+        repair = asyncio.create_task(cache.write(9, 0, block_of(1)))
+        await settle()
+        layout.read_gate.open()
+        await repair
+        with pytest.raises(Corrupt):
+            await reader
+        assert await read(cache, 9) == block_of(1)
+
+
+async def test_writers_wait_for_room_and_go_on() -> None:
+    """Above the dirty limit writers wait; each upload lets them on; nothing is lost on the way."""
+    async with running(dirty_blocks=4) as (cache, layout):
+        layout.commit_gate.close()
+        writers = [asyncio.create_task(cache.write(n, 0, block_of(n + 1))) for n in range(12)]
+        await until(lambda: layout.commit_gate.waiting == 4)
+        assert sum(writer.done() for writer in writers) == 4
+        assert cache.statistics()["waiting_for_room_count"] == 8
+        layout.commit_gate.open()
+        await asyncio.gather(*writers)
+        await cache.flush()
+        assert layout.blocks == {n: block_of(n + 1) for n in range(12)}
+
+
+async def test_memory_stays_within_its_limit() -> None:
+    """Reading more blocks than fit evicts the ones used longest ago."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {n: block_of(n + 1) for n in range(BLOCKS)}
+    async with running(layout, memory_blocks=8, dirty_blocks=4) as (cache, _):
+        for n in range(20):
+            assert await read(cache, n) == block_of(n + 1)
+            assert await read(cache, 0) == block_of(1)
+        assert cache.statistics()["held_bytes"] == 8 * (BLOCK + SLOT_BYTES)
+        assert layout.read_log == list(range(20)), "block 0 is used all the time and stays"
+
+
+async def test_known_zeros_cost_no_request() -> None:
+    """After the survey of an empty bucket, reads, zero writes and zeroing ask the bucket for nothing."""
+    async with running() as (cache, layout):
+        await cache.wait_surveyed()
+        assert await read(cache, 1) == bytes(BLOCK)
+        await cache.write(1, 100, bytes(50))
+        await cache.write(2, 0, bytes(BLOCK))
+        await cache.zero_blocks(0, BLOCKS)
+        await cache.flush()
+        assert (layout.read_log, layout.commit_log) == ([], [])
+
+
+async def test_a_block_that_became_zero_is_deleted() -> None:
+    """Writing zeros over data, in pieces, ends with the block gone from the bucket."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        await cache.flush()
+        await cache.write(1, 0, bytes(BLOCK // 2))
+        await cache.write(1, BLOCK // 2, bytes(BLOCK // 2))
+        await cache.flush()
+        assert layout.blocks == {}
+        assert cache.zeros.is_zero(1)
+        assert cache.statistics()["held_bytes"] == 0
+
+
+async def test_deletes_go_together() -> None:
+    """Many zeroed blocks go in few commits, as the layout likes them."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK), zeros_max=8)
+    layout.blocks = {n: block_of(1) for n in range(20)}
+    async with running(layout) as (cache, _):
+        await cache.zero_blocks(0, 20)
+        await cache.flush()
+        assert layout.blocks == {}
+        assert sorted(len(numbers) for numbers in layout.commit_log) == [4, 8, 8]
+
+
+async def test_writes_during_the_survey_survive_it() -> None:
+    """A block written and uploaded after the listing was made, before the survey ends, is not taken for
+    zero."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.survey_gate.close()
+    async with running(layout, memory_blocks=2, dirty_blocks=1) as (cache, _):
+        await until(lambda: layout.survey_gate.waiting == 1)
+        for n in range(8):
+            await cache.write(n, 0, block_of(n + 1))
+        await cache.flush()
+        layout.survey_gate.open()
+        await cache.wait_surveyed()
+        for n in range(8):
+            assert await read(cache, n) == block_of(n + 1)
+        assert cache.zeros.surveyed
+
+
+@pytest.mark.logs("no listing today")
+async def test_a_failed_survey_only_costs_knowledge() -> None:
+    """Without a listing everything still reads right, by asking."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[3] = block_of(3)
+    layout.survey_error = Unavailable("no listing today")
+    async with running(layout) as (cache, _):
+        await cache.wait_surveyed()
+        assert await read(cache, 3) == block_of(3)
+        assert await read(cache, 4) == bytes(BLOCK)
+        assert await read(cache, 4) == bytes(BLOCK)
+        assert layout.read_log == [3, 4]
+
+
+async def test_a_sequential_reader_is_fetched_ahead_of() -> None:
+    """The third sequential block has been asked for before the reader gets there, and nothing is asked for
+    twice."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {n: block_of(n + 1) for n in range(BLOCKS)}
+    async with running(layout, read_ahead_blocks=8) as (cache, _):
+        assert await read(cache, 0) == block_of(1)
+        assert await read(cache, 1) == block_of(2)
+        await settle()
+        assert 2 in layout.read_log
+        for n in range(2, BLOCKS):
+            assert await read(cache, n) == block_of(n + 1)
+        assert sorted(layout.read_log) == list(range(BLOCKS))
+
+
+async def test_a_rewrite_before_the_upload_has_begun_is_not_part_of_it() -> None:
+    """A block rewritten after it was chosen for upload, but before the upload's task first ran, is uploaded
+    twice: each time with bytes that hold still (the layout checks), the newer ones last."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        flush = asyncio.create_task(cache.flush())
+        await asyncio.sleep(0)
+        await cache.write(1, 0, block_of(2))
+        await cache.write(1, 5, b"x")
+        await flush
+        assert layout.blocks == {1: block_of(1)}
+        await cache.flush()
+        assert layout.blocks[1][:7] == b"\2\2\2\2\2x\2"
+
+
+async def test_closing_flushes_and_then_refuses() -> None:
+    """After close the bucket has everything and every call says Closed."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        await cache.close()
+        assert layout.blocks == {1: block_of(1)}
+        for call in (cache.read_blocks(0, 1), cache.write(0, 0, b"x"), cache.flush()):
+            with pytest.raises(Closed):
+                await call
+
+
+@pytest.mark.logs("not in the bucket yet")
+async def test_a_close_that_cannot_flush_can_be_tried_again() -> None:
+    """When the last flush fails the cache goes on, and a later close succeeds."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        layout.commit_error = Unavailable("away")
+        with pytest.raises(Unavailable):
+            await cache.close()
+        layout.commit_error = None
+        await cache.close()
+        assert layout.blocks == {1: block_of(1)}
+
+
+async def test_abandoning_says_what_is_lost() -> None:
+    """Stopping without a flush returns the dirty bytes that it throws away."""
+    async with running() as (cache, _):
+        await cache.write(1, 0, block_of(1))
+        assert await cache.abandon() == BLOCK + SLOT_BYTES
