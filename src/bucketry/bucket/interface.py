@@ -1,7 +1,7 @@
 """What a bucket is: the waist between everything above and the stores below.
 
-Keys are text without a leading slash. A key is whatever the store keeps; prefixes are the caller's business. All
-implementations, wrappers and fakes pass the suite in ``bucketry.testing.bucket_contract``.
+Keys are text without a leading slash. A key is whatever the store keeps; prefixes are the caller's business.
+All implementations, wrappers and fakes pass the suite in ``bucketry.testing.bucket_contract``.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -10,9 +10,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
+from bucketry.core.bytes_like import BytesLike as BytesLike
 from bucketry.core.priority import Priority
 
-BytesLike: TypeAlias = bytes | bytearray | memoryview
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,7 +25,8 @@ class Attributes:
 
     content_type: str | None = None
     content_encoding: str | None = None
-    metadata: Mapping[str, str] = field(default=_NOTHING)
+    #: A factory, because Python 3.11 takes a mappingproxy for a mutable default.
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
 
 NO_ATTRIBUTES = Attributes()
@@ -33,7 +34,8 @@ NO_ATTRIBUTES = Attributes()
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What HEAD tells: ``etag`` is opaque, changes whenever the object is put, and is compared for equality only."""
+    """What HEAD tells: ``etag`` is opaque, changes whenever the object is put, and is compared for equality
+    only."""
 
     key: str
     size_bytes: int
@@ -101,8 +103,8 @@ class Bucket(Protocol):
     async def get(
         self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
     ) -> Object:
-        """The whole object, or a range of it (shorter where the object ends). Raises NotFound; Corrupt when the
-        store sent fewer or more bytes than it announced."""
+        """The whole object, or a range of it (shorter where the object ends). Raises NotFound; Corrupt when
+        the store sent fewer or more bytes than it announced."""
         ...
 
     async def put(
@@ -114,9 +116,10 @@ class Bucket(Protocol):
         condition: Condition = None,
         priority: Priority = Priority.UPLOAD,
     ) -> str:
-        """Store the object whole and return its ETag. When it returns the object is durable, with its attributes, and
-        every later head, get and list sees it. A reader never sees a mixture of two puts. Raises AlreadyExists,
-        PreconditionFailed according to ``condition``. ``data`` must not change until it returns."""
+        """Store the object whole and return its ETag. When it returns the object is durable, with its
+        attributes, and every later head, get and list sees it. A reader never sees a mixture of two puts.
+        Raises AlreadyExists, PreconditionFailed according to ``condition``. ``data`` must not change until it
+        returns."""
         ...
 
     async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
@@ -124,15 +127,16 @@ class Bucket(Protocol):
         ...
 
     async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
-        """Delete objects, in few requests where the store can; absent ones are no error. Raises after having tried all
-        of them if any remains."""
+        """Delete objects, in few requests where the store can; absent ones are no error. Raises after having
+        tried all of them if any remains."""
         ...
 
     def list(
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
-        """Pages of the objects whose keys begin with ``prefix`` (any string, not only whole path segments) and sort
-        after ``after``. Keys come in one order, ascending by code point; nothing is fetched ahead of need."""
+        """Pages of the objects whose keys begin with ``prefix`` (any string, not only whole path segments)
+        and sort after ``after``. Keys come in one order, ascending by code point; nothing is fetched ahead of
+        need."""
         ...
 
     def statistics(self) -> Mapping[str, object]:

@@ -1,5 +1,5 @@
-"""The arithmetic of blocks: the size of a volume, the size of its blocks, and which parts of which blocks a range
-of bytes touches. The only place where offsets are divided by block sizes.
+"""The arithmetic of blocks: the size of a volume, the size of its blocks, and which parts of which blocks a
+range of bytes touches. The only place where offsets are divided by block sizes.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from bucketry.errors import Invalid
 BLOCK_COUNT_MAX = (1 << 32) - 1
 #: A sector: nothing that sits on a disk asks for less.
 BLOCK_SIZE_MIN = 512
-#: Whole blocks are held in memory and sent in one request. s3backer goes to 2 GiB; 64 MiB is where a block takes
-#: longer to upload than the usual time-out of a request.
+#: Whole blocks are held in memory and sent in one request. s3backer goes to 2 GiB; 64 MiB is where a block
+#: takes longer to upload than the usual time-out of a request.
 BLOCK_SIZE_MAX = 64 << 20
 
 
@@ -30,7 +30,8 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of one block that a range of bytes covers: bytes ``start`` to ``end`` of block number ``block``."""
+    """The part of one block that a range of bytes covers: bytes ``start`` to ``end`` of block number
+    ``block``."""
 
     block: int
     start: int
@@ -39,7 +40,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A volume of ``size_bytes`` in blocks of ``block_size_bytes``; part of the volume's format, never changed lightly."""
+    """A volume of ``size_bytes`` in blocks of ``block_size_bytes``; part of the volume's format, never
+    changed lightly."""
 
     size_bytes: int
     block_size_bytes: int
@@ -47,7 +49,9 @@ class Geometry:
     def __post_init__(self) -> None:
         block_size = self.block_size_bytes
         if block_size & (block_size - 1) or not BLOCK_SIZE_MIN <= block_size <= BLOCK_SIZE_MAX:
-            raise Invalid(f"block size {block_size} is not a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}")
+            raise Invalid(
+                f"block size {block_size} is not a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}"
+            )
         if self.size_bytes <= 0 or self.size_bytes % block_size:
             raise Invalid(f"size {self.size_bytes} is not a positive multiple of the block size {block_size}")
         if self.block_count > BLOCK_COUNT_MAX:

@@ -1,7 +1,8 @@
 """What a layout is: the waist between caches and the way a volume lies in a bucket.
 
-A layout takes *ordered batches of changes*, at any granularity that its ``batch_shape`` allows, and says what batch it
-likes. Nothing above assumes one object per block: a log-structured layout would ask for large batches of small changes.
+A layout takes *ordered batches of changes*, at any granularity that its ``batch_shape`` allows, and says what
+batch it likes. Nothing above assumes one object per block: a log-structured layout would ask for large
+batches of small changes.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -39,9 +40,10 @@ Change: TypeAlias = Write | Zero
 class BatchShape:
     """What batches a layout takes, and which it likes.
 
-    ``alignment_bytes``: every change begins and ends on a multiple of it. ``data_bytes``: a batch should carry about so
-    much data. ``zeros_max``: and at most so many Zero changes. ``in_flight_max``: so many commits may be under way at
-    once; they become durable in any order, so whoever needs order waits for one before starting the next.
+    ``alignment_bytes``: every change begins and ends on a multiple of it. ``data_bytes``: a batch should
+    carry about so much data. ``zeros_max``: and at most so many Zero changes. ``in_flight_max``: so many
+    commits may be under way at once; they become durable in any order, so whoever needs order waits for one
+    before starting the next.
     """
 
     alignment_bytes: int
@@ -66,13 +68,13 @@ class Layout(Protocol):
         ...
 
     async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
-        """Make the changes durable in the bucket. When it raises, any part of them may have been made; committing them
-        again is always right."""
+        """Make the changes durable in the bucket. When it raises, any part of them may have been made;
+        committing them again is always right."""
         ...
 
     def survey(self) -> AsyncIterator[Sequence[Extent]]:
-        """What exists: pages of extents that are stored, each once, in no particular order. Extents that are not
-        reported, and not changed since the survey began, read as zeros."""
+        """What exists: pages of extents that are stored, each once, in no particular order. Extents that are
+        not reported, and not changed since the survey began, read as zeros."""
         ...
 
     def statistics(self) -> Mapping[str, object]:
