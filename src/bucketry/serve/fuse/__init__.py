@@ -1,0 +1,5 @@
+"""A disk as a file: our own FUSE session, without libfuse."""
+
+from bucketry.serve.fuse.session import FuseSession
+
+__all__ = ["FuseSession"]

@@ -1,0 +1,241 @@
+"""Mounting and unmounting: mount(2) for root, the setuid ``fusermount3`` for everybody else."""
+
+import array
+import ctypes
+import errno
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketry.core.fuse.protocol import REQUEST_BYTES_MAX
+from bucketry.errors import BucketryError, Busy, Denied, Invalid, NotFound, Unsupported
+
+#: "fuse" with a subtype behind the dot, as it appears in the mount table.
+FILE_SYSTEM_TYPE = "fuse.bucketry"
+#: fusermount3 waits for nothing but the kernel; an unmount writes out the pages of mappings first.
+_HELPER_TIMEOUT_SECONDS = 60.0
+_DEVICE = "/dev/fuse"
+
+# mount(2), umount2(2)
+_MS_RDONLY = 1
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """``source`` is what the mount table shows in its first column."""
+
+    source: str
+    read_only: bool
+    allow_other: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of the mount table: where, and the number of the device, which is the file system's own."""
+
+    path: Path
+    device_number: str
+    type: str
+
+
+def mounts() -> list[Mount]:
+    """The mount table of this process, oldest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        mount, _, file_system = line.partition(b" - ")
+        fields = mount.split(b" ")
+        # Space, tab, newline and backslash are written in octal.
+        path = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
+        found.append(
+            Mount(Path(os.fsdecode(path)), fields[2].decode(), os.fsdecode(file_system.split(b" ")[0]))
+        )
+    return found
+
+
+def mount_at(path: Path) -> Mount | None:
+    """What is mounted at ``path``, the topmost. Touches nothing below it, so that a mount that hangs does not
+    matter."""
+    return next((mount for mount in reversed(mounts()) if mount.path == path), None)
+
+
+def resolve(path: Path) -> Path:
+    """``path`` absolute and without symbolic links, checked to be a directory on which nothing is mounted.
+    Raises NotFound, Invalid, Busy, Denied."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 — before any look at it: a dead mount there fails every stat
+    if mount_at(absolute) is not None:
+        raise Busy(f"{path}: something is already mounted there")
+    try:
+        resolved = absolute.resolve(strict=True)
+        is_directory = stat.S_ISDIR(resolved.stat().st_mode)
+    except FileNotFoundError as problem:
+        raise NotFound(f"{path}: no such directory") from problem
+    except OSError as problem:
+        raise _error_at(path, problem.errno) from problem
+    if not is_directory:
+        raise Invalid(f"{path}: not a directory")
+    if mount_at(resolved) is not None:
+        raise Busy(f"{path}: something is already mounted there")
+    return resolved
+
+
+def mount(path: Path, options: MountOptions, *, helper: bool | None = None) -> int:
+    """Mount a FUSE file system on ``path`` (as ``resolve`` returns it); the descriptor of its connection,
+    non-blocking.
+
+    ``helper``: whether by fusermount3; None is as the user's rights ask for. Raises Busy, Denied, Invalid,
+    NotFound, Unsupported.
+    """
+    if "\0" in options.source or "\n" in options.source:
+        raise Invalid(f"{options.source!r} cannot be the source of a mount")
+    if helper is None:
+        helper = os.geteuid() != 0
+    descriptor = _mount_by_helper(path, options) if helper else _mount_directly(path, options)
+    os.set_blocking(descriptor, False)
+    return descriptor
+
+
+def unmount(path: Path, *, lazy: bool, helper: bool | None = None) -> None:
+    """Take the topmost mount off ``path``. Blocks: the file system may be asked for more until it is done.
+    Raises Busy while files are open, unless ``lazy``, which takes it out of sight now and ends it when they
+    are closed."""
+    if helper is None:
+        helper = os.geteuid() != 0
+    if helper:
+        _run_helper(["-u", *(["-z"] if lazy else []), "--", str(path)], path)
+    elif _libc.umount2(os.fsencode(path), (_MNT_DETACH if lazy else 0) | _UMOUNT_NOFOLLOW) != 0:
+        if ctypes.get_errno() == errno.EBUSY:
+            raise Busy(f"{path}: files on it are open")
+        raise _error_at(path, ctypes.get_errno())
+
+
+def _mount_directly(path: Path, options: MountOptions) -> int:
+    try:
+        descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as problem:
+        raise Denied(f"{_DEVICE}: {problem.strerror}") from problem
+    except OSError as problem:
+        raise Unsupported(f"{_DEVICE}: {problem.strerror}: this machine has no FUSE") from problem
+    try:
+        data = [
+            f"fd={descriptor}",
+            f"rootmode={stat.S_IFDIR:o}",
+            f"user_id={os.geteuid()}",
+            f"group_id={os.getegid()}",
+            "default_permissions",
+            f"max_read={REQUEST_BYTES_MAX}",
+        ]
+        if options.allow_other:
+            data.append("allow_other")
+        flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if options.read_only else 0)
+        result = _libc.mount(
+            os.fsencode(options.source),
+            os.fsencode(path),
+            FILE_SYSTEM_TYPE.encode(),
+            ctypes.c_ulong(flags),
+            ",".join(data).encode(),
+        )
+        if result != 0:
+            raise _error_at(path, ctypes.get_errno())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+#: What the system calls say of a mount point; everything else means that it cannot be done here.
+_ERRORS: dict[int | None, type[BucketryError]] = {
+    errno.EBUSY: Busy,
+    # A mount whose process has gone.
+    errno.ENOTCONN: Busy,
+    errno.EPERM: Denied,
+    errno.EACCES: Denied,
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: Invalid,
+    errno.EINVAL: Invalid,
+    errno.ELOOP: Invalid,
+    errno.ENAMETOOLONG: Invalid,
+}
+
+
+def _error_at(path: Path, number: int | None) -> BucketryError:
+    return _ERRORS.get(number, Unsupported)(f"{path}: {os.strerror(number or 0)}")
+
+
+def _mount_by_helper(path: Path, options: MountOptions) -> int:
+    # fusermount3 splits at commas unless they are escaped.
+    source = re.sub(r"([\\,])", r"\\\1", options.source)
+    words = [
+        "nosuid",
+        "nodev",
+        "default_permissions",
+        f"max_read={REQUEST_BYTES_MAX}",
+        f"subtype={FILE_SYSTEM_TYPE.partition('.')[2]}",
+        f"fsname={source}",
+        "ro" if options.read_only else "rw",
+    ]
+    if options.allow_other:
+        words.append("allow_other")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            _run_helper(["-o", ",".join(words), "--", str(path)], path, theirs.fileno())
+        return _receive_descriptor(ours, path)
+
+
+def _receive_descriptor(sock: socket.socket, path: Path) -> int:
+    """The descriptor that fusermount3 sends, beside one byte, before it exits."""
+    item_bytes = array.array("i").itemsize
+    _, ancillary, *_ = sock.recvmsg(1, socket.CMSG_SPACE(item_bytes), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            return array.array("i", data[:item_bytes])[0]
+    raise Unsupported(f"{path}: fusermount3 sent no descriptor")
+
+
+def _run_helper(arguments: list[str], path: Path, descriptor: int | None = None) -> None:
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise Unsupported("fusermount3 is not installed (package fuse3); without it only root can mount")
+    environment = dict(os.environ, LC_ALL="C")
+    if descriptor is not None:
+        environment["_FUSE_COMMFD"] = str(descriptor)
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            env=environment,
+            pass_fds=() if descriptor is None else (descriptor,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_HELPER_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise Busy(f"{path}: fusermount3 did not finish within {_HELPER_TIMEOUT_SECONDS:.0f} s") from problem
+    if done.returncode != 0:
+        message = " ".join(os.fsdecode(done.stderr).split()) or f"fusermount3 exited with {done.returncode}"
+        raise _helper_error(message)(f"{path}: {message}")
+
+
+def _helper_error(message: str) -> type[BucketryError]:
+    """fusermount3 has one exit code and says the rest in words, here in English."""
+    text = message.lower()
+    if "busy" in text:
+        return Busy
+    if any(
+        word in text for word in ("permission denied", "not permitted", "only allowed", "no write access")
+    ):
+        return Denied
+    return Unsupported

@@ -1,0 +1,85 @@
+"""A disk served as a file in a directory: mounted, answered for, unmounted."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bucketry.disk.interface import Device
+from bucketry.errors import Closed
+from bucketry.serve.fuse import mount as mounting
+from bucketry.serve.fuse.connection import Connection
+from bucketry.serve.fuse.mount import MountOptions
+from bucketry.serve.fuse.operations import Operations
+from bucketry.serve.fuse.tree import Tree
+from bucketry.serve.status import render_text
+from bucketry.settings import FuseSettings
+
+
+class FuseSession:
+    """One device at one mount point, once: ``mount``, ``serve``, and ``unmount`` from another task or from
+    outside."""
+
+    def __init__(
+        self,
+        device: Device,
+        mount_point: Path,
+        settings: FuseSettings,
+        *,
+        statistics: Callable[[], Mapping[str, object]],
+        helper: bool | None = None,
+    ) -> None:
+        """``statistics`` fills the statistics file. ``helper``: whether to mount by fusermount3; None is as
+        the user's rights ask for. Raises Invalid for file names that cannot be."""
+
+        def render() -> bytes:
+            return render_text(statistics()).encode()
+
+        self._device = device
+        self._path = mount_point
+        self._settings = settings
+        self._helper = helper
+        self._operations = Operations(device, Tree(device, settings, render), settings, render)
+        self._connection: Connection | None = None
+        self._device_number: str | None = None
+        self._serving = False
+
+    def mount(self) -> None:
+        """Mount; from now on whoever looks there waits for ``serve``. Raises Busy (something is mounted there
+        already), NotFound, Invalid (not a directory), Unsupported (no /dev/fuse, no fusermount3), Denied."""
+        if self._connection is not None:
+            raise Closed(f"{self._path}: a session mounts once")
+        self._path = mounting.resolve(self._path)
+        options = MountOptions(self._settings.source, self._device.read_only, self._settings.allow_other)
+        descriptor = mounting.mount(self._path, options, helper=self._helper)
+        self._connection = Connection(descriptor, self._device, self._operations)
+        mounted = mounting.mount_at(self._path)
+        self._device_number = None if mounted is None else mounted.device_number
+
+    async def serve(self) -> None:
+        """Answer until it is unmounted, from outside or by ``unmount``; then wait for changes under way. The
+        device is not flushed by this: whoever closes it does.
+
+        Cancelled, it drops everything under way and closes the connection, whereupon the kernel fails what it
+        still waits for; the dead mount stays until it is unmounted. Raises Unsupported for a kernel that is
+        too old."""
+        if self._connection is None:
+            raise Closed(f"{self._path}: not mounted")
+        self._serving = True
+        await self._connection.serve()
+
+    async def unmount(self, *, lazy: bool = False) -> None:
+        """Unmount, if it still is mounted; ``serve`` then ends by itself. Raises Busy while files are open.
+        ``lazy``: take it out of sight at once; ``serve`` goes on until the last file is closed."""
+        mounted = await asyncio.to_thread(mounting.mount_at, self._path)
+        # Somebody else may have unmounted it, and mounted something else there.
+        if mounted is not None and mounted.device_number == self._device_number:
+            # In a thread: the kernel may write out pages of a mapping first, to us.
+            await asyncio.to_thread(mounting.unmount, self._path, lazy=lazy, helper=self._helper)
+        if self._connection is not None and not self._serving:
+            self._connection.close()
+
+    def statistics(self) -> Mapping[str, object]:
+        """As Bucket.statistics: requests by operation, errors, bytes, what waits and how long it waited."""
+        if self._connection is None:
+            return {}
+        return self._connection.statistics()
