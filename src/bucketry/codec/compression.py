@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TypeAlias
 
-from bucketry.bucket.interface import BytesLike
+from bucketry.core.bytes_like import BytesLike
 from bucketry.errors import Corrupt, Invalid
 
 if sys.version_info >= (3, 14):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from bucketry.bucket.interface import BytesLike
+from bucketry.core.bytes_like import BytesLike
 from bucketry.errors import Corrupt, Invalid
 from bucketry.settings import CIPHER_KEY_BYTES, Secret
 

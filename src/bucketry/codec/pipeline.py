@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import google_crc32c
 
-from bucketry.bucket.interface import BytesLike
 from bucketry.codec.compression import Compressor, compressor, decompress
 from bucketry.codec.encryption import BlockCipher
+from bucketry.core.bytes_like import BytesLike
 from bucketry.errors import Corrupt, WrongPassword
 
 #: User metadata that s3backer wants with every encrypted block, its value in double quotes.

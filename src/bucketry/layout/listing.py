@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
+from typing import TypeVar
 
 from bucketry.bucket.interface import Bucket, Entry
 from bucketry.core.names import BlockNames
+
+T = TypeVar("T")
 
 #: Listings under way at once, as s3backer's. A listing answers a thousand names in some 50 ms, one page
 #: after the other; sixteen at once survey a million blocks in seconds.
@@ -24,8 +27,7 @@ async def list_blocks(
     """Pages of the numbers of the blocks that are stored, each number once, in no particular order."""
     start = 0
     page_count = 0
-    pages = bucket.list(prefix=names.prefix)
-    try:
+    async with closing_pages(bucket.list(prefix=names.prefix)) as pages:
         async for page in pages:
             yield _blocks(page, names)
             page_count += 1
@@ -38,8 +40,6 @@ async def list_blocks(
                 break
         else:
             return
-    finally:
-        await _close(pages)
     remaining = names.lead_max + 1 - start
     # No more ranges than pages that the names could fill.
     count = min(range_count, -(-min(remaining, names.block_count) // _PAGE_NAMES))
@@ -55,14 +55,12 @@ async def _list_range(
 ) -> AsyncGenerator[list[int], None]:
     """The blocks whose names lead with ``first`` to before ``stop``."""
     end = names.key_before(stop)
-    pages = bucket.list(prefix=names.prefix, after=names.key_before(first))
-    try:
+    listing = bucket.list(prefix=names.prefix, after=names.key_before(first))
+    async with closing_pages(listing) as pages:
         async for page in pages:
             yield _blocks([entry for entry in page if entry.key < end], names)
             if page[-1].key >= end:
                 return
-    finally:
-        await _close(pages)
 
 
 def _blocks(page: list[Entry], names: BlockNames) -> list[int]:
@@ -94,8 +92,12 @@ async def _next(pages: AsyncGenerator[list[int], None]) -> list[int] | None:
     return await anext(pages, None)
 
 
-async def _close(pages: AsyncIterator[object]) -> None:
-    """End an iterator that may have been left early; generators hold requests until they are closed."""
-    close = getattr(pages, "aclose", None)
-    if close is not None:
-        await close()
+@asynccontextmanager
+async def closing_pages(pages: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """An iterator that may be left early: generators hold their request until they are closed."""
+    try:
+        yield pages
+    finally:
+        close = getattr(pages, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,27 +1,27 @@
 """s3backer's layout: one object per block, and none where a block is zero."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from bucketry.bucket.interface import Attributes, Bucket, BytesLike, Object
+from bucketry.bucket.interface import Attributes, Bucket, Object
 from bucketry.codec.offload import Offload
 from bucketry.codec.pipeline import BlockCodec
+from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
+from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
 from bucketry.layout.interface import BatchShape, Change, Write
 from bucketry.layout.listing import list_blocks
+from bucketry.layout.together import together
 
 BLOCK_SIZE_NAME = "s3backer-blocksize"
 VOLUME_SIZE_NAME = "s3backer-filesize"
 CONTENT_TYPE = "application/x-s3backer-block"
 #: As many keys as one request can delete.
 _ZEROS_MAX = 1000
-
-T = TypeVar("T")
 
 
 class S3backerLayout:
@@ -74,7 +74,7 @@ class S3backerLayout:
         blocks = self._blocks(extent)
         if len(blocks) == 1:
             return await self._read_block(blocks[0], priority)
-        parts = await _all(self._read_block(block, priority) for block in blocks)
+        parts = await together(self._read_block(block, priority) for block in blocks)
         if all(part is None for part in parts):
             return None
         return b"".join(self._zeros if part is None else part for part in parts)
@@ -118,7 +118,7 @@ class S3backerLayout:
                 work.append(self._write_block(block, data, priority))
         if absent:
             work.append(self._delete_blocks(absent, priority))
-        await _all(work)
+        await together(work)
 
     def _split(self, data: BytesLike) -> Iterable[BytesLike | None]:
         """The blocks of ``data``; None for those that are zero."""
@@ -126,8 +126,7 @@ class S3backerLayout:
         view = memoryview(data)
         for start in range(0, len(view), size):
             part = view[start : start + size]
-            # Compares as fast as memory is read; comparing with == would go item by item.
-            yield None if self._zeros.startswith(part) else part
+            yield None if is_zero(part) else part
 
     async def _write_block(self, block: int, data: BytesLike, priority: Priority) -> None:
         if self._codec.is_heavy:
@@ -185,15 +184,3 @@ def runs(blocks: Sequence[int]) -> Iterable[range]:
         if index == len(blocks) or blocks[index] != blocks[index - 1] + 1:
             yield range(blocks[start], blocks[index - 1] + 1)
             start = index
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all of it at once; the first error is raised when nothing is under way any more.
-
-    The rest is not cancelled: callers may reuse their buffers as soon as this returns.
-    """
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return cast("list[T]", results)

@@ -1,0 +1,203 @@
+"""The superblock: a small JSON object that says what a volume is.
+
+s3backer keeps a volume's geometry on block 0 and loses it whenever that block is zero. Ours is an object of
+its own, under a name that s3backer passes over; s3backer volumes have none and do without. docs/format.md
+lists its fields.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bucketry.bucket.interface import Attributes, Bucket, ByteRange, IfAbsent
+from bucketry.core.geometry import Geometry
+from bucketry.core.names import SUPERBLOCK_NAME
+from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, Unsupported
+from bucketry.settings import CIPHER_KEY_BYTES, VolumeFormat
+
+T = TypeVar("T")
+
+FORMAT = "bucketry-volume"
+VERSION = 1
+LAYOUT = "s3backer"
+#: Twenty times what we write. Whatever is longer is not ours, and not worth the memory.
+SIZE_MAX = 16 << 10
+CONTENT_TYPE = "application/json"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_VOLUME_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_CHECK = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superblock:
+    """What a volume says of itself. ``salt`` and ``password_check`` are None exactly when it is not
+    encrypted.
+
+    ``volume_id`` is 32 hexadecimal digits, ``created`` a UTC time like ``2026-11-21T19:38:00Z``,
+    ``created_by`` the program and its version.
+    """
+
+    volume_id: str
+    format: VolumeFormat
+    salt: str | None
+    password_check: str | None
+    created: str
+    created_by: str
+
+    def __post_init__(self) -> None:
+        if not _VOLUME_ID.fullmatch(self.volume_id):
+            raise Invalid(f"volume id {self.volume_id!r} is not 32 hexadecimal digits")
+        if not _TIME.fullmatch(self.created):
+            raise Invalid(f"time {self.created!r} is not like 2026-11-21T19:38:00Z")
+        if self.password_check is not None and not _CHECK.fullmatch(self.password_check):
+            raise Invalid("the password check is not 40 hexadecimal digits")
+        Geometry(self.format.size_bytes, self.format.block_size_bytes)
+
+
+def encode(superblock: Superblock) -> bytes:
+    """The superblock as it is stored."""
+    volume = superblock.format
+    encryption = None
+    if volume.cipher is not None:
+        encryption = {
+            "cipher": volume.cipher,
+            "key_length": volume.key_length or CIPHER_KEY_BYTES[volume.cipher],
+            "salt": superblock.salt,
+            "password_check": superblock.password_check,
+        }
+    fields = {
+        "format": FORMAT,
+        "version": VERSION,
+        "requires": [],
+        "layout": LAYOUT,
+        "volume_id": superblock.volume_id,
+        "size_bytes": volume.size_bytes,
+        "block_size_bytes": volume.block_size_bytes,
+        "block_hash_prefix": volume.block_hash_prefix,
+        "compression": volume.compression,
+        "compression_level": volume.compression_level,
+        "encryption": encryption,
+        "created": superblock.created,
+        "created_by": superblock.created_by,
+    }
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def decode(body: bytes) -> Superblock:
+    """Raises Unsupported when it needs a newer program, Corrupt when it is not a superblock or is damaged."""
+    fields = _Fields(_parse(body), "")
+    found_format = fields.text("format")
+    if found_format != FORMAT:
+        raise Corrupt(f"its format is {_short(found_format)}, not {FORMAT!r}")
+    # Who wrote it is the one thing worth knowing of a version that we do not understand.
+    writer = fields.text("created_by")
+    version = fields.number("version")
+    if version != VERSION:
+        raise Unsupported(
+            f"format version {version}, written by {_short(writer)}; this program knows version {VERSION}"
+        )
+    features = fields.get("requires", list)
+    if features:
+        raise Unsupported(
+            f"it requires {_short(features)}, written by {_short(writer)}; this program is too old for that"
+        )
+    layout = fields.text("layout")
+    if layout != LAYOUT:
+        raise Unsupported(
+            f"layout {_short(layout)}, written by {_short(writer)}; this program knows {LAYOUT!r}"
+        )
+    encryption = fields.optional_fields("encryption")
+    try:
+        return Superblock(
+            volume_id=fields.text("volume_id"),
+            format=VolumeFormat(
+                size_bytes=fields.number("size_bytes"),
+                block_size_bytes=fields.number("block_size_bytes"),
+                block_hash_prefix=fields.get("block_hash_prefix", bool),
+                compression=fields.text("compression"),
+                compression_level=fields.optional_number("compression_level"),
+                cipher=encryption.text("cipher") if encryption else None,
+                key_length=encryption.number("key_length") if encryption else None,
+            ),
+            salt=encryption.text("salt") if encryption else None,
+            password_check=encryption.text("password_check") if encryption else None,
+            created=fields.text("created"),
+            created_by=writer,
+        )
+    except Invalid as error:
+        raise Corrupt(str(error)) from error
+
+
+async def read_superblock(bucket: Bucket, prefix: str) -> Superblock | None:
+    """The superblock under ``prefix``, None where there is none. Raises as ``decode``, naming the object."""
+    key = prefix + SUPERBLOCK_NAME
+    try:
+        found = await bucket.get(key, byte_range=ByteRange(0, SIZE_MAX + 1))
+    except BucketNotFound:
+        raise
+    except NotFound:
+        return None
+    try:
+        return decode(bytes(found.data))
+    except (Corrupt, Unsupported) as error:
+        raise type(error)(f"superblock {key} in {bucket.url}: {error}") from error
+
+
+async def write_superblock(
+    bucket: Bucket, prefix: str, superblock: Superblock, *, replace: bool = False
+) -> None:
+    """Raises AlreadyExists where one is, unless it is to be replaced."""
+    await bucket.put(
+        prefix + SUPERBLOCK_NAME,
+        encode(superblock),
+        attributes=Attributes(content_type=CONTENT_TYPE),
+        condition=None if replace else IfAbsent(),
+    )
+
+
+def _parse(body: bytes) -> object:
+    if len(body) > SIZE_MAX:
+        raise Corrupt(f"it is longer than {SIZE_MAX} bytes")
+    try:
+        return json.loads(body)
+    # Nesting deeper than the parser likes is a RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"it is not JSON: {error}") from error
+
+
+def _short(value: object) -> str:
+    """Something from outside, in a message: on one line, and not for long."""
+    return repr(value)[:60]
+
+
+class _Fields:
+    """A JSON object whose fields are asked for by name and type. Raises Corrupt when one is missing or of
+    another type."""
+
+    def __init__(self, value: object, name: str) -> None:
+        if not isinstance(value, Mapping):
+            raise Corrupt(f"{name or 'it'} is not a JSON object")
+        self._value = value
+        self._name = name
+
+    def get(self, name: str, kind: type[T]) -> T:
+        value = self._value.get(name)
+        # Not isinstance: True is no number.
+        if type(value) is not kind:
+            raise Corrupt(f"its field {self._name}{name} is {_short(value)}, not of type {kind.__name__}")
+        return value
+
+    def text(self, name: str) -> str:
+        return self.get(name, str)
+
+    def number(self, name: str) -> int:
+        return self.get(name, int)
+
+    def optional_number(self, name: str) -> int | None:
+        return None if self._value.get(name) is None else self.number(name)
+
+    def optional_fields(self, name: str) -> "_Fields | None":
+        value = self._value.get(name)
+        return None if value is None else _Fields(value, f"{name}.")
