@@ -1,3 +1,13 @@
 """What every test has: real servers on demand, and a guard that nothing is left behind."""
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["servers.fixtures", "guard"]
+
+# Examples take as long as they take: on a loaded machine a deadline fails for no reason. The guard is a
+# fixture of every test and needs no renewal between examples.
+settings.register_profile(
+    "quick", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+settings.register_profile("full", settings.get_profile("quick"), max_examples=2000)
+settings.load_profile("quick")

@@ -1,0 +1,97 @@
+# Everything that is done with a checkout. `make` alone lists it.
+
+PYTHON ?= python3
+AZURITE_VERSION := 3.35.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --retries 10 --timeout 60
+# mkfs and losetup live there, where only root's PATH looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+# pytest rewrites what it imports; two sessions side by side must not fight for the same cache files.
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- what is installed, each behind a stamp that is written when all of it succeeded ------------------------
+
+$(VENV)/stamp-run: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo 'Python 3.11 or newer is needed: install python3, or say make PYTHON=/path/to/python'; exit 1; }
+	@test -x $(BIN)/python || { PYTHON='$(PYTHON)' scripts/system-packages venv && $(PYTHON) -m venv $(VENV); }
+	$(PIP) 'pip>=25.1'
+	$(PIP) --editable '.[fast]'
+	@touch $@
+
+$(VENV)/stamp-check: $(VENV)/stamp-run
+	$(PIP) --group dev --group peers
+	@touch $@
+
+.cache/azurite/stamp-$(AZURITE_VERSION):
+	npm install --prefix .cache/azurite --no-audit --no-fund --loglevel=error azurite@$(AZURITE_VERSION)
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/stamp-check ## the virtual environment, with what developers need
+
+.PHONY: system-packages
+system-packages: ## Debian packages that the tests need (as root; otherwise says which are missing)
+	@scripts/system-packages run test
+
+.PHONY: azurite
+azurite: .cache/azurite/stamp-$(AZURITE_VERSION) ## the Azure emulator, for the tests
+
+# --- use ----------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV)/stamp-run ## the whole story on an embedded bucket, in under a minute
+	@scripts/system-packages run || true
+	@$(BIN)/bucketry demo
+
+# --- the quick gate -----------------------------------------------------------------------------------------
+
+.PHONY: check
+check: $(VENV)/stamp-check ## format, lint, types, layers, fast tests: under a minute
+	@$(MAKE) --no-print-directory --jobs --output-sync=target check-format check-lint check-types check-tests
+
+.PHONY: check-format check-lint check-types check-tests
+check-format:
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+check-lint:
+	@$(BIN)/ruff check --quiet .
+check-types:
+	@$(BIN)/mypy
+check-tests:
+	@$(BIN)/pytest --quiet -m 'not system'
+
+.PHONY: format
+format: $(VENV)/stamp-check ## format the code and mend what can be mended by rule
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+# --- all tests ----------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/stamp-check system-packages ## everything, with real servers and mounts: under 20 minutes
+	@$(MAKE) --no-print-directory azurite
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: test-full
+test-full: $(VENV)/stamp-check system-packages ## the same with many more random examples
+	@$(MAKE) --no-print-directory azurite
+	$(BIN)/pytest --hypothesis-profile=full $(ARGS)
+
+# --- benchmarks ---------------------------------------------------------------------------------------------
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/stamp-check system-packages ## the figures of docs/benchmarks.md, three rounds
+	PYTHONPATH=tests $(BIN)/python -m bench --rounds 3 $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/stamp-check system-packages ## the same, nine rounds
+	PYTHONPATH=tests $(BIN)/python -m bench --rounds 9 $(ARGS)
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results dist build
