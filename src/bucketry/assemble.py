@@ -1,11 +1,62 @@
 """The one place that joins components: read it top to bottom for the architecture."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from bucketry.bucket.connect import connect
+from bucketry.bucket.limited import Limited
+from bucketry.bucket.location import parse_url
+from bucketry.bucket.metered import Metered
+from bucketry.bucket.retrying import Retrying
+from bucketry.codec.offload import Threads
+from bucketry.disk import lifecycle
 from bucketry.disk.interface import Device
+from bucketry.disk.lifecycle import Place
+from bucketry.layout.volume import s3backer_salt
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
+
+#: Of the requests that may be in flight, so many may be uploads: reads then always find a place within the
+#: time of one request.
+_UPLOAD_SHARE = 3 / 4
+
+
+@asynccontextmanager
+async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
+    """The bucket at ``settings.url``, retrying, limited and metered, and the prefix in it. No request is
+    sent."""
+    location = parse_url(settings.url)
+    if settings.prefix is not None:
+        location = replace(location, prefix=settings.prefix)
+    bucket = Retrying(Limited(Metered(connect(settings)), settings.limits), settings.retry)
+    # A directory has no name that outlives a move; its last part is what people would call it.
+    name = location.bucket_name if location.directory is None else location.directory.name
+    try:
+        yield Place(bucket, location.prefix, s3backer_salt(name, location.prefix))
+    finally:
+        await bucket.close()
+
+
+@asynccontextmanager
+async def open_disk(
+    bucket: BucketSettings, volume: VolumeSettings, cache: CacheSettings
+) -> AsyncIterator[Device]:
+    """The running disk of a volume; on leaving, flushed and closed.
+
+    Raises what keeps it from opening: NotFound, Mismatch, WrongPassword, Busy, Denied, Unavailable …; on
+    leaving, Unfinished when something could not be uploaded.
+    """
+    threads = Threads(os.cpu_count() or 1)
+    uploads_max = max(1, int(bucket.limits.requests_max * _UPLOAD_SHARE))
+    try:
+        async with (
+            open_place(bucket) as place,
+            lifecycle.opened(place, volume, cache, offload=threads, uploads_max=uploads_max) as disk,
+        ):
+            yield disk
+    finally:
+        threads.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +65,7 @@ class VolumeInfo:
 
     url: str
     format: VolumeFormat
-    #: "bucketry" (it has a superblock) or "s3backer" (known by its block 0, or by what was asked).
+    #: "bucketry" (it has a superblock) or "s3backer" (known by its blocks, or by what was asked).
     kind: str
     volume_id: str | None
     created: str | None
@@ -23,24 +74,24 @@ class VolumeInfo:
 
 
 async def create_volume(
-    bucket: BucketSettings, volume: VolumeFormat, *, password: Secret | None = None, force: bool = False
+    bucket: BucketSettings, volume: VolumeFormat, *, password: Secret | None = None
 ) -> VolumeInfo:
-    """Make an empty volume. Raises AlreadyExists where one is."""
-    raise NotImplementedError
+    """Make an empty volume; a missing directory of a ``file://`` URL too, below one that exists. Raises
+    AlreadyExists where a volume is."""
+    directory = parse_url(bucket.url).directory
+    if directory is not None and directory.parent.is_dir():
+        directory.mkdir(exist_ok=True)
+    async with open_place(bucket) as place:
+        made = await lifecycle.create(place, volume, password)
+        return VolumeInfo(place.url, made.format, made.kind, made.volume_id, made.created, None)
 
 
 async def inspect_volume(bucket: BucketSettings, volume: VolumeSettings) -> VolumeInfo:
-    """What is at ``bucket.url``. Raises NotFound where no volume is."""
-    raise NotImplementedError
-
-
-@asynccontextmanager
-async def open_disk(
-    bucket: BucketSettings, volume: VolumeSettings, cache: CacheSettings
-) -> AsyncIterator[Device]:
-    """The running disk of a volume; on leaving, flushed and closed (which raises when something could not be kept)."""
-    raise NotImplementedError
-    yield
+    """What is at ``bucket.url``. Needs no password. Raises NotFound where no volume is."""
+    async with open_place(bucket) as place:
+        found, token = await lifecycle.inspect(place, volume)
+        mounted_by = None if token is None else str(token)
+        return VolumeInfo(place.url, found.format, found.kind, found.volume_id, found.created, mounted_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +103,6 @@ class EraseProgress:
 
 async def erase_volume(bucket: BucketSettings, volume: VolumeSettings) -> AsyncIterator[EraseProgress]:
     """Delete a volume: blocks first, superblock and mount token last. Raises when anything remains."""
-    raise NotImplementedError
-    yield
+    async with open_place(bucket) as place:
+        async for deleted_count in lifecycle.erase(place, volume):
+            yield EraseProgress(deleted_count)

@@ -14,10 +14,10 @@
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
     ├── ReadOnly                  a change was asked of something opened for reading
     ├── Unsupported               the store, the kernel or this machine cannot do that
-    ├── Unavailable               may work later: network, time-outs, 5xx; retried within a budget before it
-    is seen │   └── Throttled             the store asks us to slow down
-    ├── Unfinished                stopping would lose data: not everything is in the bucket; nothing is lost
-    so far ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
+    ├── Unavailable               may work later: network, time-outs, 5xx; seen after a budget of retries
+    │   └── Throttled             the store asks us to slow down
+    ├── Unfinished                not everything is in the bucket; nothing is lost so far
+    ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
     └── Closed                    used after close
 
 The message is one line for a person and names the thing (bucket, key, option). Secrets never enter it.

@@ -456,7 +456,7 @@ class BlockCache:
             self._surveyed.set()
 
     def statistics(self) -> Mapping[str, object]:
-        return {
+        figures = {
             **asdict(self._table.statistics()),
             **asdict(self._counts),
             "loading_count": len(self._loads),
@@ -464,3 +464,4 @@ class BlockCache:
             "surveyed": self.zeros.surveyed,
             "last_error": "" if self._last_error is None else str(self._last_error),
         }
+        return {"cache": figures, **self._layout.statistics()}

@@ -135,11 +135,13 @@ class Disk:
         return statuses
 
     def statistics(self) -> Mapping[str, object]:
-        return {
+        figures = {
             "size_bytes": self._size,
+            "block_size_bytes": self._block_size,
             "allocated_bytes": self.allocated_bytes,
             "read_only": self._read_only,
         }
+        return {"disk": figures, **self._cache.statistics()}
 
     def _check_writable(self, offset: int, length: int) -> None:
         if self._read_only:
