@@ -157,12 +157,13 @@ class S3backerLayout:
                     yield [self._extent(run) for run in runs(sorted(blocks))]
 
     def statistics(self) -> Mapping[str, object]:
-        return {
+        figures = {
             "blocks_read": self._blocks_read,
             "absent_blocks_read": self._absent_blocks_read,
             "blocks_written": self._blocks_written,
             "blocks_deleted": self._blocks_deleted,
         }
+        return {"layout": figures, "bucket": self._bucket.statistics()}
 
     def _extent(self, blocks: range) -> Extent:
         size = self._geometry.block_size_bytes

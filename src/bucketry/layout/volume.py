@@ -233,7 +233,7 @@ def _decimal(metadata: Mapping[str, str], name: str) -> int:
 
 
 async def _find_sample(bucket: Bucket, prefix: str, hash_prefix: bool | None) -> _Sample | None:
-    """Block 0, or the first that is listed; with hash prefixes, without, or, when None, whichever there are."""
+    """Block 0, or the first that is listed: with hash prefixes, without, or (None) either."""
     kinds = (False, True) if hash_prefix is None else (hash_prefix,)
     both = [BlockNames(prefix, BLOCK_COUNT_MAX, kind) for kind in kinds]
     found = [
