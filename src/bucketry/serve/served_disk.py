@@ -161,7 +161,7 @@ class _ServedDisk:
         if self._job.loop is not None:
             self._directory.mkdir(mode=0o700, exist_ok=True)
         session = FuseSession(device, self._directory, self._job.fuse, statistics=device.statistics)
-        await session.mount()
+        session.mount()
         self._session = session
         self._serving = asyncio.create_task(session.serve(), name="fuse session")
         try:
@@ -175,6 +175,7 @@ class _ServedDisk:
 
     def begin(self) -> None:
         self._state = "serving"
+        logger.info("%s is on %s (%s)", self._job.url, self._job.mount_point, self._job.kind)
 
     async def wait_left(self) -> None:
         """Wait until nothing is mounted any more, whoever unmounted it, and then until everything is in the

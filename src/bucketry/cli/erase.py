@@ -1,0 +1,60 @@
+"""``bucketry erase``: a volume, and every object of it, gone."""
+
+import click
+
+from bucketry.cli import exits
+from bucketry.cli.command import Command
+from bucketry.cli.options import Connection, Volume, connection_options, url_argument, volume_options
+from bucketry.cli.progress import progress
+from bucketry.cli.reports import summary, volume_report
+from bucketry.cli.secrets import given_password
+from bucketry.errors import BucketryError, Busy
+from bucketry.serve import event_loop
+from bucketry.settings import BucketSettings, VolumeSettings
+
+
+@click.command(
+    cls=Command,
+    examples=["bucketry erase s3://bucket/disk"],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
+)
+@url_argument
+@click.option(
+    "--force", is_flag=True, help="Do not ask; even when it is mounted, or no volume can be recognised."
+)
+@volume_options
+@connection_options
+def erase(url: str, force: bool, volume: Volume, connection: Connection) -> None:
+    """Delete the volume at URL with all its data.
+
+    Asks first. Other objects below URL stay. No password is needed.
+    """
+    bucket = connection.settings(url)
+    settings = volume.settings(given_password(volume), force=force)
+    if not force:
+        question = f"Erase {url} ({_recognise(bucket, settings)}) for ever?"
+        if not click.confirm(question, err=True):
+            raise BucketryError("nothing was erased")
+    deleted = event_loop.run(_erase(bucket, settings))
+    click.echo(f"erased {url}: {deleted} objects deleted")
+
+
+def _recognise(bucket: BucketSettings, settings: VolumeSettings) -> str:
+    """The volume in a few words. Raises Busy when it is mounted, NotFound when there is none."""
+    from bucketry.assemble import inspect_volume
+
+    found = event_loop.run(inspect_volume(bucket, settings))
+    if found.mounted_by is not None:
+        raise Busy(f"{bucket.url} is mounted by {found.mounted_by}; --force erases it all the same")
+    return summary(volume_report(found))
+
+
+async def _erase(bucket: BucketSettings, settings: VolumeSettings) -> int:
+    from bucketry.assemble import erase_volume
+
+    deleted = 0
+    with progress("objects deleted", of_bytes=False) as update:
+        async for step in erase_volume(bucket, settings):
+            deleted = step.deleted_count
+            update(deleted, max(deleted, 1))
+    return deleted

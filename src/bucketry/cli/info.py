@@ -1,0 +1,102 @@
+"""``bucketry info`` and ``bucketry stats``: what a volume says of itself, and what a serving process has
+counted."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from bucketry.cli import exits
+from bucketry.cli.command import Command
+from bucketry.cli.options import (
+    Connection,
+    Volume,
+    connection_options,
+    directory_argument,
+    json_option,
+    volume_options,
+)
+from bucketry.cli.reports import lines, volume_report
+from bucketry.cli.secrets import with_password
+from bucketry.errors import Closed, NotFound
+from bucketry.serve import event_loop
+from bucketry.serve.control import ask
+from bucketry.serve.runtime import State, files_of, find_state, real_mount_point
+from bucketry.settings import Secret
+
+
+@click.command(
+    cls=Command,
+    examples=["bucketry info s3://bucket/disk", "bucketry info /mnt/data --json"],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED],
+)
+@click.argument("where", metavar="URL|DIR")
+@json_option
+@volume_options
+@connection_options
+def info(where: str, as_json: bool, volume: Volume, connection: Connection) -> None:
+    """Tell what the volume at URL is, or what is mounted on DIR.
+
+    The size of s3backer's volumes is known by their first block; where that is all zeros, --size and
+    --block-size say it.
+    """
+    report = _ask_bucket(where, volume, connection) if "://" in where else _ask_process(Path(where))
+    _show(report, as_json)
+
+
+@click.command(
+    cls=Command,
+    examples=["bucketry stats /mnt/data", "bucketry stats /mnt/data --json"],
+    exits=[exits.OK, exits.FAILED, exits.NOT_FOUND],
+)
+@directory_argument
+@json_option
+def stats(directory: Path, as_json: bool) -> None:
+    """Show the figures of the process that serves DIR: requests, bytes, caches, latencies."""
+    answer = ask(files_of(_serving(directory).mount_point).socket, "statistics")["statistics"]
+    assert isinstance(answer, dict)
+    _show(answer, as_json)
+
+
+def _ask_bucket(url: str, volume: Volume, connection: Connection) -> Mapping[str, object]:
+    def inspect(password: Secret | None) -> Mapping[str, object]:
+        from bucketry.assemble import inspect_volume
+
+        return volume_report(
+            event_loop.run(inspect_volume(connection.settings(url), volume.settings(password)))
+        )
+
+    return with_password(volume, inspect)
+
+
+def _ask_process(directory: Path) -> Mapping[str, object]:
+    state = _serving(directory)
+    socket = files_of(state.mount_point).socket
+    status = ask(socket, "status")
+    volume = ask(socket, "info")["volume"]
+    return {
+        "mount_point": state.mount_point,
+        "shows": "filesystem" if state.kind == "mount" else "disk",
+        "state": status["state"],
+        "dirty_bytes": status["dirty_bytes"],
+        "pid": state.pid,
+        "log": state.log,
+        "volume": volume,
+    }
+
+
+def _serving(directory: Path) -> State:
+    """Who serves ``directory``. Raises NotFound, Closed."""
+    state = find_state(real_mount_point(directory))
+    if state is None:
+        raise NotFound(f"nothing of bucketry is mounted on {directory}")
+    if not state.alive:
+        raise Closed(
+            f"the process that served {directory} has gone; bucketry umount {directory} clears up after it"
+        )
+    return state
+
+
+def _show(report: Mapping[str, object], as_json: bool) -> None:
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines(report)))

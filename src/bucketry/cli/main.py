@@ -1,0 +1,63 @@
+"""The ``bucketry`` command: its parts, and how it ends."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from bucketry import __version__
+from bucketry.cli.attach import attach, mount
+from bucketry.cli.create import create
+from bucketry.cli.demo import demo
+from bucketry.cli.erase import erase
+from bucketry.cli.exits import exit_code, one_line, unwrap
+from bucketry.cli.images import export_command, import_command
+from bucketry.cli.info import info, stats
+from bucketry.cli.umount import umount
+
+
+@click.group(no_args_is_help=False)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Tell more, tracebacks included.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Keep disks in an object-store bucket.
+
+    URLs are s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///directory or
+    memory://name. Credentials come from the usual places (AWS_ACCESS_KEY_ID and its like, profiles, instance
+    metadata) or from --access-file.
+    """
+    context.obj = debug
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, format="%(name)s: %(message)s")
+
+
+for command in (create, attach, mount, umount, info, stats, erase, import_command, export_command, demo):
+    cli.add_command(command)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code. What goes wrong is one line on standard error."""
+    try:
+        code = cli.main(list(arguments), prog_name="bucketry", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (Exception, KeyboardInterrupt) as caught:  # noqa: BLE001 - the border: everything becomes a code and a line
+        error = unwrap(caught)
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        click.echo(f"bucketry: {one_line(error)}", err=True)
+        return exit_code(error)
+    # Without standalone mode click returns the code of --help and --version, and what a command returned:
+    # nothing.
+    return code or 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command(sys.argv[1:]))

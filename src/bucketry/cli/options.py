@@ -1,0 +1,399 @@
+"""The options that several commands share, and the settings they become.
+
+Each group is a decorator: it adds its options to a command and hands the command one value in place of them.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bucketry.core.units import parse_size
+from bucketry.errors import Invalid
+from bucketry.settings import (
+    CIPHER_KEY_BYTES,
+    COMPRESSIONS,
+    BucketSettings,
+    CacheSettings,
+    FuseSettings,
+    LimitSettings,
+    RetrySettings,
+    Secret,
+    VolumeFormat,
+    VolumeSettings,
+)
+
+#: What --encrypt means alone. Not s3backer's (128 bits), which its --encrypt then has to be told.
+DEFAULT_CIPHER = "AES-256-CBC"
+#: s3backer's is 4 KiB, which is slow and dear; 128 KiB is what its documentation recommends and the kernel
+#: reads ahead.
+DEFAULT_BLOCK_SIZE = 128 << 10
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class SectionedOption(click.Option):
+    """An option that help lists under ``section``."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SizeType(click.ParamType[int]):
+    """Bytes, with s3backer's suffixes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except Invalid as error:
+            self.fail(str(error), param, ctx)
+
+
+class SecondsType(click.ParamType[float]):
+    """A time in seconds, not negative."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value!r} is not a time in seconds", param, ctx)
+        return seconds
+
+
+class ModeType(click.ParamType[int]):
+    """A file mode in octal."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            mode = int(value, 8)
+        except ValueError:
+            mode = -1
+        if not 0 <= mode <= 0o777:
+            self.fail(f"{value!r} is not a file mode in octal, like 0640", param, ctx)
+        return mode
+
+
+SIZE = SizeType()
+SECONDS = SecondsType()
+MODE = ModeType()
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
+#: A directory that may be a dead mount: not looked at here.
+DIRECTORY = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the bucket, as given."""
+
+    endpoint: str | None
+    region: str | None
+    access_file: Path | None
+    access_id: str | None
+    anonymous: bool
+    profile: str | None
+    sse: str | None
+    sse_key_id: str | None
+    storage_class: str | None
+    ca_file: Path | None
+    insecure: bool
+    path_style: bool | None
+    timeout: float
+    upload_limit: int | None
+    download_limit: int | None
+    prefix: str | None
+
+    def settings(self, url: str) -> BucketSettings:
+        return BucketSettings(
+            url=url,
+            prefix=self.prefix,
+            endpoint=self.endpoint,
+            region=self.region,
+            path_style=self.path_style,
+            ca_file=self.ca_file,
+            insecure=self.insecure,
+            anonymous=self.anonymous,
+            access_file=self.access_file,
+            access_id=self.access_id,
+            profile=self.profile,
+            sse=self.sse,
+            sse_key_id=self.sse_key_id,
+            storage_class=self.storage_class,
+            timeout_seconds=self.timeout,
+            limits=LimitSettings(
+                upload_bytes_per_second=self.upload_limit, download_bytes_per_second=self.download_limit
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is said of the volume, as given."""
+
+    size: int | None
+    block_size: int | None
+    compress: str | None
+    compress_level: int | None
+    encrypt: str | None
+    key_length: int | None
+    block_hash_prefix: bool | None
+    password_file: Path | None
+    password_fd: int | None
+
+    def settings(
+        self, password: Secret | None, *, read_only: bool = False, force: bool = False
+    ) -> VolumeSettings:
+        """To open a volume with."""
+        return VolumeSettings(
+            size_bytes=self.size,
+            block_size_bytes=self.block_size,
+            compression=self.compress,
+            compression_level=self.compress_level,
+            cipher=self.encrypt,
+            key_length=self.key_length,
+            block_hash_prefix=self.block_hash_prefix,
+            password=password,
+            read_only=read_only,
+            force=force,
+        )
+
+    def new_format(self, size_bytes: int) -> VolumeFormat:
+        """To create a volume with. Raises Invalid."""
+        return VolumeFormat(
+            size_bytes=size_bytes,
+            block_size_bytes=self.block_size or DEFAULT_BLOCK_SIZE,
+            compression=self.compress or "none",
+            compression_level=self.compress_level,
+            cipher=self.encrypt,
+            key_length=self.key_length,
+            block_hash_prefix=bool(self.block_hash_prefix),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """How a disk is served, as given."""
+
+    foreground: bool
+    log: str | None
+    read_only: bool
+    force: bool
+    memory: int
+    write_delay: float
+
+    def cache(self) -> CacheSettings:
+        # Half for dirty blocks, as the defaults have it; never read further ahead than a quarter of the
+        # memory holds.
+        defaults = CacheSettings()
+        return CacheSettings(
+            memory_bytes=self.memory,
+            dirty_max_bytes=self.memory // 2,
+            write_delay_seconds=self.write_delay,
+            read_ahead_bytes=min(defaults.read_ahead_bytes, self.memory // 4),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What the attached directory looks like, as given."""
+
+    file_name: str
+    file_mode: int | None
+    uid: int | None
+    gid: int | None
+    allow_other: bool
+    direct_io: bool
+
+    def settings(self) -> FuseSettings:
+        """Raises Invalid."""
+        if self.file_name in ("", ".", "..", FuseSettings().stats_name) or "/" in self.file_name:
+            raise Invalid(f"{self.file_name!r} cannot be the name of the disk's file")
+        return FuseSettings(
+            file_name=self.file_name,
+            file_mode=self.file_mode,
+            uid=self.uid,
+            gid=self.gid,
+            allow_other=self.allow_other,
+            direct_io=self.direct_io,
+        )
+
+
+def _group(
+    name: str, kind: Callable[..., object], options: list[Callable[[Function], Function]]
+) -> Callable[[Function], Function]:
+    """A decorator that adds ``options`` and passes their values as one ``kind`` in the argument ``name``."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def gathered(*args: Any, **given: Any) -> Any:
+            value = kind(**{name: given.pop(name) for name in names})
+            return function(*args, **given, **{name: value})
+
+        result: Any = gathered
+        for option in reversed(options):
+            result = option(result)
+        return result  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _option(section: str, *declarations: str, **attributes: Any) -> Callable[[Function], Function]:
+    return click.option(*declarations, cls=SectionedOption, section=section, **attributes)
+
+
+_RETRIES = RetrySettings()
+_bucket = functools.partial(_option, "Bucket")
+connection_options = _group(
+    "connection",
+    Connection,
+    [
+        _bucket("--endpoint", metavar="URL", help="The store's address, when it is not the cloud's own."),
+        _bucket("--region", metavar="REGION", help="The bucket's region."),
+        _bucket(
+            "--prefix", metavar="TEXT", help="Put before every key as it stands, in place of the URL's path."
+        ),
+        _bucket(
+            "--access-file",
+            type=EXISTING_FILE,
+            metavar="FILE",
+            help="Credentials: lines of the form ID:KEY, as s3backer reads them.",
+        ),
+        _bucket("--access-id", metavar="ID", help="Which line of the access file; the first one otherwise."),
+        _bucket("--anonymous", is_flag=True, help="Send no credentials: public buckets."),
+        _bucket("--profile", metavar="NAME", help="Profile in the AWS configuration files."),
+        _bucket("--sse", type=click.Choice(["AES256", "aws:kms"]), help="Server-side encryption."),
+        _bucket("--sse-key-id", metavar="ID", help="The key for aws:kms."),
+        _bucket("--storage-class", metavar="CLASS", help="Storage class of new objects."),
+        _bucket("--ca-file", type=EXISTING_FILE, metavar="FILE", help="Certificates to trust (PEM)."),
+        _bucket("--insecure", is_flag=True, help="Do not check the server's certificate."),
+        _bucket(
+            "--path-style/--virtual-host",
+            default=None,
+            help="Bucket in the path, or in the host name. Default: path with --endpoint, host name without.",
+        ),
+        _bucket(
+            "--timeout",
+            type=SECONDS,
+            default=BucketSettings(url="").timeout_seconds,
+            show_default=True,
+            help="For one attempt of one request.",
+        ),
+        _bucket("--upload-limit", type=SIZE, metavar="SIZE", help="Bytes per second, all requests together."),
+        _bucket(
+            "--download-limit", type=SIZE, metavar="SIZE", help="Bytes per second, all requests together."
+        ),
+    ],
+)
+
+_volume = functools.partial(_option, "Volume")
+volume_options = _group(
+    "volume",
+    Volume,
+    [
+        _volume("--size", type=SIZE, metavar="SIZE", help="Size of the disk: a number with K, M, G, T …"),
+        _volume("--block-size", type=SIZE, metavar="SIZE", help="Size of a block; 128K for new volumes."),
+        _volume(
+            "--compress", type=click.Choice(COMPRESSIONS), help="Compression of blocks written from now on."
+        ),
+        _volume("--compress-level", type=int, metavar="N", help="Level of the compression."),
+        _volume(
+            "--encrypt",
+            type=click.Choice(list(CIPHER_KEY_BYTES)),
+            metavar="[=CIPHER]",
+            help=f"Encrypt: {', '.join(CIPHER_KEY_BYTES)}; alone it means {DEFAULT_CIPHER}.",
+        ),
+        _volume(
+            "--key-length", type=int, metavar="BYTES", help="Length of the key, when not the cipher's own."
+        ),
+        _volume(
+            "--block-hash-prefix/--no-block-hash-prefix",
+            default=None,
+            help="Object names begin with a hash, spread over the key space.",
+        ),
+        _volume(
+            "--password-file",
+            type=EXISTING_FILE,
+            metavar="FILE",
+            help="The password is its first line. Else $BUCKETRY_PASSWORD, else asked for.",
+        ),
+        _volume(
+            "--password-fd",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Read the password from descriptor N.",
+        ),
+    ],
+)
+
+_process = functools.partial(_option, "Process")
+process_options = _group(
+    "process",
+    Process,
+    [
+        _process("--foreground", is_flag=True, help="Do not go to the background; log to standard error."),
+        _process(
+            "--log",
+            metavar="FILE|syslog",
+            help="Where the log goes. Default: a file that is named at the start.",
+        ),
+        _process("--read-only", is_flag=True, help="Never change anything."),
+        _process("--force", is_flag=True, help="Even if the volume is marked as mounted elsewhere."),
+        _process(
+            "--memory",
+            type=SIZE,
+            metavar="SIZE",
+            default=CacheSettings().memory_bytes,
+            show_default="256M",
+            help="For cached blocks.",
+        ),
+        _process(
+            "--write-delay",
+            type=SECONDS,
+            default=CacheSettings().write_delay_seconds,
+            show_default=True,
+            help="A changed block waits so long for more changes.",
+        ),
+    ],
+)
+
+_face = functools.partial(_option, "Directory")
+face_options = _group(
+    "face",
+    Face,
+    [
+        _face(
+            "--file-name",
+            default=FuseSettings().file_name,
+            show_default=True,
+            help="Name of the disk's file.",
+        ),
+        _face(
+            "--file-mode", type=MODE, metavar="MODE", help="Its mode in octal; 0600, or 0400 when read-only."
+        ),
+        _face("--uid", type=click.IntRange(min=0), metavar="UID", help="Its owner."),
+        _face("--gid", type=click.IntRange(min=0), metavar="GID", help="Its group."),
+        _face("--allow-other", is_flag=True, help="Other users may enter the directory."),
+        _face("--direct-io", is_flag=True, help="The kernel caches nothing of the file."),
+    ],
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+url_argument = click.argument("url", metavar="URL")
+directory_argument = click.argument("directory", metavar="DIR", type=DIRECTORY)

@@ -1,0 +1,66 @@
+"""What commands tell about volumes and statistics: plain mappings for programs, lines for people."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from bucketry.core.units import format_size
+
+if TYPE_CHECKING:
+    from bucketry.assemble import VolumeInfo
+
+
+def volume_report(info: "VolumeInfo") -> dict[str, object]:
+    """What a volume says of itself, for JSON."""
+    described = info.format
+    return {
+        "url": info.url,
+        "kind": info.kind,
+        "size_bytes": described.size_bytes,
+        "block_size_bytes": described.block_size_bytes,
+        "compression": described.compression,
+        "compression_level": described.compression_level,
+        "cipher": described.cipher,
+        "key_length": described.key_length,
+        "block_hash_prefix": described.block_hash_prefix,
+        "volume_id": info.volume_id,
+        "created": info.created,
+        "mounted_by": info.mounted_by,
+    }
+
+
+def summary(volume: Mapping[str, object]) -> str:
+    """A volume in a few words."""
+    words = [f"{_size(volume['size_bytes'])} in blocks of {_size(volume['block_size_bytes'])}"]
+    if volume["compression"] != "none":
+        words.append(str(volume["compression"]))
+    if volume["cipher"] is not None:
+        words.append(str(volume["cipher"]))
+    return ", ".join(words)
+
+
+def lines(report: Mapping[str, object], indent: str = "") -> Iterator[str]:
+    """A report for people: one line for each entry, nested ones indented. What is None is left out."""
+    for name, value in report.items():
+        label = name.removesuffix("_bytes").replace("_", " ")
+        if isinstance(value, Mapping):
+            yield f"{indent}{label}:"
+            yield from lines(value, indent + "  ")
+        elif isinstance(value, list):
+            yield f"{indent}{label}: {len(value)} entries"
+        elif value is not None:
+            yield f"{indent}{label}: {_shown(name, value)}"
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return format_size(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _size(value: object) -> str:
+    assert isinstance(value, int)
+    return format_size(value)
