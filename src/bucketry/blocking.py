@@ -145,6 +145,8 @@ class DiskFile(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer).cast("B")
         length = max(0, min(len(view), self._device.size_bytes - self._position))
+        if not length:
+            return 0
         view[:length] = self._call(self._read(self._position, length))
         self._position += length
         return length
