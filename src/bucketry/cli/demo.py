@@ -81,7 +81,8 @@ class _Story:
             f"[bold]Bucketry[/]: a disk in a bucket. The bucket is {self._bucket}; the files are the "
             f"{len(self._files)} of {self._source} ({format_size(size)}).\n"
         )
-        self._sums = {str(path.relative_to(self._source)): _sum_of(path) for path in self._files}
+        #: Of what was copied, as it was when it was copied.
+        self._sums: Sums = {}
 
     def with_filesystem(self) -> None:
         """ext4 on a loop device, through the commands that a user would type."""
@@ -112,8 +113,10 @@ class _Story:
         with self._step("writing the files to it, as a tar archive"), bucketry.open(self._url, "r+b") as disk:
             buffer = io.BufferedWriter(disk, 1 << 20)
             with tarfile.open(fileobj=buffer, mode="w|") as archive:
-                for path in self._files:
-                    archive.add(path, str(path.relative_to(self._source)), recursive=False)
+                for name, data in self._contents():
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
             buffer.flush()
             buffer.detach()
         self._show_bucket()
@@ -124,11 +127,18 @@ class _Story:
         ):
             self._compare({member.name: _sum_of_member(archive, member) for member in archive})
 
-    def _copy_to(self, target: Path) -> None:
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        """Every file's relative path and content; its checksum is noted."""
         for path in self._files:
-            copy = target / path.relative_to(self._source)
+            name, data = str(path.relative_to(self._source)), path.read_bytes()
+            self._sums[name] = hashlib.sha256(data).hexdigest()
+            yield name, data
+
+    def _copy_to(self, target: Path) -> None:
+        for name, data in self._contents():
+            copy = target / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+            copy.write_bytes(data)
 
     def _compare(self, found: Sums) -> None:
         different = {
