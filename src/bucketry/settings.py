@@ -76,8 +76,10 @@ class BucketSettings:
     insecure: bool = False
     anonymous: bool = False
     access_file: Path | None = None
-    #: Which entry of the access file; None is the first.
+    #: Which entry of the access file; None is the first. For az it is the account.
     access_id: str | None = None
+    #: The key itself, with access_id; for programs that have it from elsewhere than a file.
+    access_key: Secret | None = None
     profile: str | None = None
     #: "AES256" or "aws:kms".
     sse: str | None = None

@@ -1,0 +1,140 @@
+"""What the errors of the bucket client (obstore) mean to us.
+
+The client gives a class and a text: a line with the HTTP status, then the answer's body as the store sent it.
+The class says too little (a missing bucket is "not found" like a missing object, an expired token is
+"generic"), so status and the store's own code are taken from the text. Nothing of the text goes into our
+messages but the store's code and sentence: the rest has URLs and headers in it, which may be signed.
+"""
+
+import re
+from dataclasses import dataclass
+
+from bucketry.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    BucketryError,
+    Corrupt,
+    Denied,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    Throttled,
+    Unavailable,
+    Unsupported,
+)
+
+_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
+#: A store's sentence, as much of it as fits in a line.
+_MESSAGE_MAX = 160
+
+#: The store's own codes, of S3, Google and Azure. They decide before the status does.
+_BY_CODE: dict[str, type[BucketryError]] = {
+    "NoSuchBucket": BucketNotFound,
+    "ContainerNotFound": BucketNotFound,
+    "ContainerBeingDeleted": BucketNotFound,
+    "NoSuchKey": NotFound,
+    "BlobNotFound": NotFound,
+    "BlobAlreadyExists": AlreadyExists,
+    # "A conflicting operation occurred": says nothing of the object, only to try again.
+    "ConditionalRequestConflict": Unavailable,
+    "OperationAborted": Unavailable,
+    "PreconditionFailed": PreconditionFailed,
+    "ConditionNotMet": PreconditionFailed,
+    "SlowDown": Throttled,
+    "ServerBusy": Throttled,
+    "RequestTimeout": Unavailable,
+    # AWS answers 400 to these.
+    "ExpiredToken": Denied,
+    "InvalidToken": Denied,
+    "TokenRefreshRequired": Denied,
+    "AuthorizationHeaderMalformed": Denied,
+    "InvalidRange": Invalid,
+    "NotImplemented": Unsupported,
+}
+_BY_STATUS: dict[int, type[BucketryError]] = {
+    304: PreconditionFailed,
+    401: Denied,
+    403: Denied,
+    404: NotFound,
+    408: Unavailable,
+    409: Unavailable,
+    411: Unsupported,
+    412: PreconditionFailed,
+    416: Invalid,
+    429: Throttled,
+    501: Unsupported,
+    # Without a code: from a proxy, or an S3 that is asked too much. Nothing is lost by going slower.
+    503: Throttled,
+}
+#: For failures before there is an answer. Looked for in this order: the first is the most particular.
+_BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
+    (
+        "invalid peer certificate",
+        Denied,
+        "its certificate is not trusted (an own authority is given with --cacert)",
+    ),
+    (
+        "InvalidCertificate",
+        Denied,
+        "its certificate is not trusted (an own authority is given with --cacert)",
+    ),
+    ("InvalidContentType", Unavailable, "it does not speak TLS (is the endpoint http instead of https?)"),
+    ("ConnectionRefused", Unavailable, "connection refused"),
+    ("ConnectionReset", Unavailable, "connection reset"),
+    ("BrokenPipe", Unavailable, "connection reset"),
+    ("dns error", Unavailable, "its host name is not known"),
+    ("NetworkUnreachable", Unavailable, "network unreachable"),
+    ("HostUnreachable", Unavailable, "host unreachable"),
+    ("TimedOut", Unavailable, "timed out"),
+    ("kind: Timeout", Unavailable, "timed out"),
+    ("operation timed out", Unavailable, "timed out"),
+    ("IncompleteMessage", Unavailable, "the connection ended in the middle of an answer"),
+    (
+        "end of file before message length reached",
+        Unavailable,
+        "the connection ended in the middle of an answer",
+    ),
+    ("IncompleteBody", Unavailable, "the connection ended in the middle of an answer"),
+    ("kind: Connect", Unavailable, "cannot connect"),
+    ("URL scheme is not allowed", Invalid, "its endpoint has no https"),
+    ("Missing content range", Corrupt, "the answer to a range has no Content-Range"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an error of the client says: our class for it, and a reason for a person."""
+
+    kind: type[BucketryError]
+    reason: str
+    #: None when there was no answer.
+    status: int | None = None
+    code: str | None = None
+
+    @property
+    def names_what(self) -> bool:
+        """Whether a "not found" says what was not found; the answer to a HEAD has no body to say it in."""
+        return self.code is not None and self.code in _BY_CODE
+
+
+def read_failure(error: Exception) -> Failure:
+    """Decide by the store's code, then by the status, then by the text."""
+    text = str(error)
+    found_status = _STATUS.search(text)
+    if found_status is None:
+        for pattern, kind, reason in _BY_TEXT:
+            if pattern in text:
+                return Failure(kind, reason)
+        return Failure(Unavailable, "the request failed")
+    status = int(found_status[1])
+    found_code = _CODE.search(text)
+    code = found_code[1] if found_code else None
+    # 4xx that is not in the tables is our mistake, or the store's lack: trying again does not help.
+    fallback = Unavailable if status >= 500 else Invalid
+    kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, fallback)
+    found_message = _MESSAGE.search(text)
+    message = " ".join(found_message[1].split())[:_MESSAGE_MAX] if found_message else ""
+    said = ": ".join(filter(None, [code, "".join(c for c in message if c.isprintable())]))
+    return Failure(kind, f"HTTP {status}" + (f" ({said})" if said else ""), status, code)

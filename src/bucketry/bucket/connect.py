@@ -1,0 +1,231 @@
+"""From settings to a bucket: the bare one, without wrappers."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from bucketry import __version__
+from bucketry.bucket.credentials import (
+    Anonymous,
+    FromClient,
+    find_credentials,
+    metadata_endpoint,
+    read_access_file,
+    read_profile,
+)
+from bucketry.bucket.directory import DirectoryBucket
+from bucketry.bucket.interface import Bucket
+from bucketry.bucket.location import Location, parse_url
+from bucketry.bucket.memory import MemoryBucket, shared_store
+from bucketry.bucket.objects import DIALECTS, ObjectsBucket, Store
+from bucketry.errors import Invalid, Unsupported
+from bucketry.settings import BucketSettings
+
+if TYPE_CHECKING:
+    from obstore.store import AzureConfig, ClientConfig, GCSConfig, RetryConfig, S3Config
+
+#: AWS's own default, and what other servers sign for unless told otherwise.
+_DEFAULT_REGION = "us-east-1"
+#: The layer above owns retries.
+_NO_RETRIES: "RetryConfig" = {"max_retries": 0}
+_SSE = ("AES256", "aws:kms")
+
+
+def connect(settings: BucketSettings, environment: Mapping[str, str] | None = None) -> Bucket:
+    """The bucket at ``settings.url``, without its prefix (see ``parse_url``) and without wrappers. No request
+    is sent, so that a missing bucket or a wrong key shows with the first one. ``environment`` is the
+    process's by default; the client itself looks into the process's. Blocks up to a second where S3
+    credentials must come from a metadata service. Raises Invalid, Denied (no credentials), Unsupported."""
+    environment = os.environ if environment is None else environment
+    location = parse_url(settings.url)
+    if location.scheme != "s3":
+        _refuse_s3_options(settings, location)
+    threads_count_max = settings.limits.requests_max
+    if location.directory is not None:
+        return DirectoryBucket(location.directory, threads_count_max=threads_count_max)
+    if location.scheme == "memory":
+        return MemoryBucket(shared_store(location.bucket_name), url=location.bucket_url)
+    try:
+        match location.scheme:
+            case "s3":
+                store: Store = _s3_store(settings, location, environment)
+            case "gs":
+                store = _gs_store(settings, location, environment)
+            case _:
+                store = _az_store(settings, location, environment)
+    except (BaseError, ValueError) as error:
+        # Its first line says what is missing ("Account must be specified"); the rest is for its own
+        # developers.
+        reason = next((line for line in str(error).splitlines() if line), "refused")
+        raise Invalid(f"{location.bucket_url}: {reason[:200]}") from error
+    return ObjectsBucket(
+        store,
+        url=location.bucket_url,
+        dialect=DIALECTS[location.scheme],
+        threads_count_max=threads_count_max,
+        put_attributes={"Storage-Class": settings.storage_class} if settings.storage_class else {},
+    )
+
+
+def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
+    given: dict[str, object] = {
+        "region": settings.region,
+        "path style": settings.path_style,
+        "a profile": settings.profile,
+        "server-side encryption": settings.sse or settings.sse_key_id,
+    }
+    if location.scheme in ("file", "memory"):
+        given |= {
+            "an endpoint": settings.endpoint,
+            "a storage class": settings.storage_class,
+            "an access file": settings.access_file,
+            "an access id": settings.access_id or settings.access_key,
+        }
+    for name, value in given.items():
+        if value is not None:
+            raise Invalid(f"{name} means nothing to {location.scheme}://")
+
+
+def _s3_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> S3Store:
+    # An access file, or no credentials at all, leaves nothing that a profile would be read for.
+    needs_profile = settings.profile is not None or not (
+        settings.anonymous or settings.access_file or settings.access_key
+    )
+    profile = read_profile(settings, environment) if needs_profile else None
+    in_profile = profile.get if profile is not None else lambda _: None
+    endpoint = _checked_endpoint(
+        settings.endpoint
+        or environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or in_profile("endpoint_url")
+    )
+    region = (
+        settings.region
+        or environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or in_profile("region")
+        or _DEFAULT_REGION
+    )
+    ca_file = settings.ca_file or environment.get("AWS_CA_BUNDLE") or in_profile("ca_bundle")
+
+    path_style = settings.path_style
+    if path_style is None:
+        # A name with dots does not match the certificate's wildcard.
+        path_style = endpoint is not None or "." in location.bucket_name
+    # All that the client would otherwise take from the environment and that would change what we mean.
+    config: S3Config = {
+        "region": region,
+        "virtual_hosted_style_request": not path_style,
+        "unsigned_payload": False,
+        "conditional_put": "etag",
+    }
+    if endpoint is not None:
+        # The client wants the bucket's own host here, and puts it together itself only for AWS.
+        config["endpoint"] = endpoint if path_style else _virtual_host(endpoint, location.bucket_name)
+    if settings.sse is not None:
+        if settings.sse not in _SSE:
+            raise Invalid(f"server-side encryption {settings.sse!r} is not one of {', '.join(_SSE)}")
+        config["server_side_encryption"] = settings.sse
+    if settings.sse_key_id is not None:
+        if settings.sse != "aws:kms":
+            raise Invalid("a key id for server-side encryption goes with aws:kms only")
+        config["sse_kms_key_id"] = settings.sse_key_id
+
+    credentials = find_credentials(settings, environment, profile)
+    config["skip_signature"] = isinstance(credentials, Anonymous)
+    if isinstance(credentials, FromClient):
+        config["metadata_endpoint"] = metadata_endpoint(environment)
+    return S3Store(
+        location.bucket_name,
+        config=config,
+        client_options=_client_options(settings, endpoint, ca_file),
+        retry_config=_NO_RETRIES,
+        credential_provider=None if isinstance(credentials, Anonymous | FromClient) else credentials,
+    )
+
+
+def _gs_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> GCSStore:
+    if settings.access_file is not None or settings.access_key is not None or settings.access_id is not None:
+        raise Invalid("an access file means nothing to gs://: set GOOGLE_APPLICATION_CREDENTIALS")
+    emulator = environment.get("STORAGE_EMULATOR_HOST") or None
+    if emulator is not None and "://" not in emulator:
+        emulator = f"http://{emulator}"
+    endpoint = _checked_endpoint(settings.endpoint or emulator)
+    config: GCSConfig = {}
+    if endpoint is not None:
+        config["base_url"] = endpoint
+    if settings.anonymous or (emulator is not None and settings.endpoint is None):
+        config["skip_signature"] = True
+    return GCSStore(
+        location.bucket_name,
+        config=config,
+        client_options=_client_options(settings, endpoint, settings.ca_file),
+        retry_config=_NO_RETRIES,
+    )
+
+
+def _az_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> AzureStore:
+    endpoint = _checked_endpoint(settings.endpoint or environment.get("AZURE_STORAGE_ENDPOINT"))
+    config: AzureConfig = {"skip_signature": settings.anonymous}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if settings.access_file is not None and not settings.anonymous:
+        keys = read_access_file(settings.access_file, settings.access_id)
+        config["account_name"], config["account_key"] = keys.access_id, keys.secret.reveal_text()
+    elif settings.access_key is not None and settings.access_id is not None:
+        config["account_name"], config["account_key"] = settings.access_id, settings.access_key.reveal_text()
+    elif settings.access_id is not None:
+        config["account_name"] = settings.access_id
+    return AzureStore(
+        location.bucket_name,
+        config=config,
+        client_options=_client_options(settings, endpoint, settings.ca_file),
+        retry_config=_NO_RETRIES,
+    )
+
+
+def _client_options(
+    settings: BucketSettings, endpoint: str | None, ca_file: Path | str | None
+) -> "ClientConfig":
+    options: ClientConfig = {
+        "allow_http": endpoint is not None and endpoint.startswith("http://"),
+        "timeout": timedelta(seconds=settings.timeout_seconds),
+        "connect_timeout": timedelta(seconds=settings.connect_timeout_seconds),
+        "user_agent": f"bucketry/{__version__}",
+    }
+    if settings.insecure:
+        options["allow_invalid_certificates"] = True
+    if ca_file is not None:
+        try:
+            options["root_certificate"] = Path(ca_file).read_bytes()
+        except OSError as error:
+            raise Invalid(f"CA file {ca_file}: {error.strerror}") from error
+    return options
+
+
+def _checked_endpoint(endpoint: str | None) -> str | None:
+    if not endpoint:
+        return None
+    wrong = Invalid("the endpoint is not a URL like https://host or http://host:port")
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:
+        raise wrong from None
+    if not parts.hostname or parts.scheme not in ("http", "https") or not endpoint.isprintable():
+        raise wrong
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise Invalid("the endpoint has a user, a password, a query or a fragment in it: it takes none")
+    return endpoint.rstrip("/")
+
+
+def _virtual_host(endpoint: str, bucket_name: str) -> str:
+    scheme, _, host = endpoint.partition("://")
+    if host.partition(":")[0].replace(".", "").isdigit() or host.startswith("["):
+        raise Unsupported(f"virtual-host style needs a host name, and {endpoint} has an address")
+    return f"{scheme}://{bucket_name}.{host}"

@@ -1,0 +1,337 @@
+"""A bucket of an object store: obstore (Rust ``object_store``) behind the Bucket protocol, for S3, Google and
+Azure.
+
+Its synchronous calls run in threads of our own: that costs less than its asynchronous API. Its retries are
+off, for only the layer above knows what may be sent twice. See docs/decisions/0001-obstore.md.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from bucketry.bucket.client_errors import read_failure
+from bucketry.bucket.interface import (
+    NO_ATTRIBUTES,
+    Attributes,
+    ByteRange,
+    BytesLike,
+    Condition,
+    Entry,
+    IfAbsent,
+    IfMatch,
+    Object,
+    ObjectInfo,
+)
+from bucketry.bucket.keys import check_key
+from bucketry.bucket.threads import Threads
+from bucketry.core.priority import Priority
+from bucketry.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    BucketryError,
+    Corrupt,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    Unsupported,
+)
+
+if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta, PutMode
+
+Store = S3Store | GCSStore | AzureStore
+
+#: Keys of one bulk delete, and of one page of a listing: S3's limits.
+_BULK_COUNT_MAX = 1000
+_PAGE_COUNT_MAX = 1000
+#: What the client gives beside user metadata; the two that we keep, and the others, which are the store's own
+#: affair.
+_CONTENT_TYPE = "Content-Type"
+_CONTENT_ENCODING = "Content-Encoding"
+_OTHER_HEADERS = frozenset({"Content-Disposition", "Content-Language", "Cache-Control", "Storage-Class"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where the stores differ."""
+
+    #: Google compares generations, not ETags; so the generation is our ETag there.
+    etag_is_version: bool = False
+    #: Azure wants names of metadata to be identifiers: a hyphen goes as an underscore, an underscore cannot
+    #: go.
+    hyphens_are_underscores: bool = False
+
+
+DIALECTS = {
+    "s3": Dialect(),
+    "gs": Dialect(etag_is_version=True),
+    "az": Dialect(hyphens_are_underscores=True),
+}
+
+
+class ObjectsBucket:
+    """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names
+    (Storage-Class)."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        url: str,
+        dialect: Dialect,
+        threads_count_max: int,
+        put_attributes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._store = store
+        self._url = url
+        self._dialect = dialect
+        self._put_attributes = put_attributes
+        self._threads = Threads(url, threads_count_max)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
+        check_key(key)
+        return await self._threads.run(self._head, key)
+
+    async def get(
+        self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
+    ) -> Object:
+        check_key(key)
+        if byte_range is None:
+            return await self._threads.run(self._get, key)
+        if not 0 <= byte_range.start <= byte_range.end:
+            raise Invalid(f"{byte_range} is not a range of bytes")
+        return await self._threads.run(self._get_range, key, byte_range)
+
+    async def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        attributes: Attributes = NO_ATTRIBUTES,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        check_key(key)
+        return await self._threads.run(self._put, key, data, attributes, condition)
+
+    async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
+        check_key(key)
+        await self._threads.run(self._delete, key)
+
+    async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
+        wanted = tuple(keys)
+        for key in wanted:
+            check_key(key)
+        failed: BucketryError | None = None
+        for start in range(0, len(wanted), _BULK_COUNT_MAX):
+            try:
+                await self._threads.run(self._delete, wanted[start : start + _BULK_COUNT_MAX])
+            except BucketryError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    async def list(
+        self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> AsyncIterator[list[Entry]]:
+        # The client's prefix means whole path segments; we give it those, and look at the rest of ours here.
+        segments = prefix.rpartition("/")[0]
+        stream = await self._threads.run(
+            obstore.list, self._store, segments or None, offset=after or None, chunk_size=_PAGE_COUNT_MAX
+        )
+        while True:
+            found = await self._threads.run(self._next_page, stream)
+            if found is None:
+                return
+            page = [
+                Entry(item["path"], item["size"], None if self._dialect.etag_is_version else item["e_tag"])
+                for item in found
+                if item["path"].startswith(prefix) and item["path"] > after
+            ]
+            if page:
+                yield page
+            if _is_past(found[-1]["path"], prefix):
+                return
+
+    def statistics(self) -> Mapping[str, object]:
+        return {"calls_under_way": self._threads.busy_count}
+
+    async def close(self) -> None:
+        await self._threads.close()
+
+    # Everything below runs in threads.
+
+    def _head(self, key: str) -> ObjectInfo:
+        try:
+            # The client's own head gives no attributes.
+            result = obstore.get(self._store, key, options={"head": True})
+            return self._info(key, result)
+        except (BaseError, OSError) as error:
+            raise self._translate(error, key) from error
+
+    def _get(self, key: str) -> Object:
+        try:
+            result = obstore.get(self._store, key)
+            return self._object(key, result)
+        except (BaseError, OSError) as error:
+            raise self._translate(error, key) from error
+
+    def _get_range(self, key: str, byte_range: ByteRange) -> Object:
+        if byte_range.start == byte_range.end:
+            return Object(self._head(key), b"")
+        try:
+            result = obstore.get(self._store, key, options={"range": (byte_range.start, byte_range.end)})
+            return self._object(key, result)
+        except (BaseError, OSError) as error:
+            failure = read_failure(error)
+            if failure.status == 416:
+                # Nothing is there: the object ends before the range begins.
+                info = self._head(key)
+                if info.size_bytes <= byte_range.start:
+                    return Object(info, b"")
+            if "non-partial response" in str(error):
+                # Some servers answer a range that is the whole object with 200, which the client refuses.
+                whole = self._get(key)
+                return Object(whole.info, memoryview(whole.data)[byte_range.start : byte_range.end])
+            raise self._translate(error, key) from error
+
+    def _put(self, key: str, data: BytesLike, attributes: Attributes, condition: Condition) -> str:
+        mode: PutMode
+        match condition:
+            case None:
+                mode = "overwrite"
+            case IfAbsent():
+                mode = "create"
+            case IfMatch(etag):
+                mode = {"version": etag} if self._dialect.etag_is_version else {"e_tag": etag}
+        try:
+            result = obstore.put(
+                self._store,
+                key,
+                data,
+                attributes=self._client_attributes(attributes),
+                mode=mode,
+                # Several parts would make a conditional put an unconditional one.
+                use_multipart=False,
+            )
+        except (BaseError, OSError) as error:
+            raise self._translate(error, key, condition) from error
+        return self._etag(key, result["e_tag"], result["version"])
+
+    def _delete(self, keys: str | Sequence[str]) -> None:
+        try:
+            obstore.delete(self._store, keys)
+        except (BaseError, OSError) as error:
+            key = keys if isinstance(keys, str) else None
+            translated = self._translate(error, key)
+            if type(translated) is not NotFound:
+                raise translated from error
+
+    def _next_page(self, stream: "Iterable[Sequence[ObjectMeta]]") -> "Sequence[ObjectMeta] | None":
+        try:
+            return next(iter(stream), None)
+        except (BaseError, OSError) as error:
+            raise self._translate(error, None) from error
+
+    def _object(self, key: str, result: "GetResult") -> Object:
+        info = self._info(key, result)
+        data = memoryview(result.bytes())
+        start, end = result.range
+        if len(data) != end - start:
+            raise Corrupt(
+                f"{self._url}: object {key}: the store sent {len(data)} bytes instead of {end - start}"
+            )
+        return Object(info, data)
+
+    def _info(self, key: str, result: "GetResult") -> ObjectInfo:
+        meta = result.meta
+        content_type = content_encoding = None
+        metadata = {}
+        for name, value in result.attributes.items():
+            if name == _CONTENT_TYPE:
+                content_type = value
+            elif name == _CONTENT_ENCODING:
+                content_encoding = value
+            elif name not in _OTHER_HEADERS:
+                if self._dialect.hyphens_are_underscores:
+                    name = name.replace("_", "-")
+                metadata[name.lower()] = value
+        return ObjectInfo(
+            key,
+            meta["size"],
+            self._etag(key, meta["e_tag"], meta["version"]),
+            Attributes(content_type, content_encoding, metadata),
+            meta["last_modified"],
+        )
+
+    def _etag(self, key: str, e_tag: str | None, version: str | None) -> str:
+        found = version if self._dialect.etag_is_version else e_tag
+        if found is None:
+            raise Unsupported(f"{self._url}: the store gives no ETag for object {key}")
+        return found
+
+    def _client_attributes(self, attributes: Attributes) -> dict[str, str]:
+        result = dict(self._put_attributes)
+        if attributes.content_type is not None:
+            result[_CONTENT_TYPE] = attributes.content_type
+        if attributes.content_encoding is not None:
+            result[_CONTENT_ENCODING] = attributes.content_encoding
+        for name, value in attributes.metadata.items():
+            if self._dialect.hyphens_are_underscores:
+                if "_" in name:
+                    raise Unsupported(f"{self._url}: Azure cannot keep metadata named {name!r}")
+                name = name.replace("-", "_")
+            result[name] = value
+        return result
+
+    def _translate(self, error: Exception, key: str | None, condition: Condition = None) -> BucketryError:
+        """Our error for the client's. ``condition`` is that of a put. May ask the store whether the bucket
+        exists."""
+        failure = read_failure(error)
+        kind, reason = failure.kind, failure.reason
+        if kind is NotFound:
+            if key is None:
+                # Listing and bulk deletes miss no single object.
+                kind = BucketNotFound
+            elif not failure.names_what:
+                missing = self._missing_bucket(key)
+                if missing is not None:
+                    return missing
+        match condition:
+            case IfAbsent() if kind is PreconditionFailed:
+                kind, reason = AlreadyExists, "it exists"
+            case IfMatch() if kind in (PreconditionFailed, NotFound):
+                kind, reason = PreconditionFailed, "it is not the one that was seen"
+        if kind is BucketNotFound:
+            return BucketNotFound(f"{self._url}: no such bucket")
+        if kind is NotFound:
+            return NotFound(f"{self._url}: no object {key}")
+        return kind(f"{self._url}: {reason}" if key is None else f"{self._url}: object {key}: {reason}")
+
+    def _missing_bucket(self, key: str) -> BucketryError | None:
+        """The store said "not found" and nothing more, as it does to HEAD. An error if the bucket is missing
+        (or if we cannot know), None if it is only the object."""
+        try:
+            # Below the key itself there is next to nothing to list, and a right to list that covers the key
+            # covers this.
+            next(iter(obstore.list(self._store, key, chunk_size=1)), None)
+        except (BaseError, OSError) as error:
+            return self._translate(error, None)
+        return None
+
+
+def _is_past(key: str, prefix: str) -> bool:
+    """Whether no key from here on begins with ``prefix``: neither in the order of code points, nor in that of
+    servers which keep keys as files in directories, where a slash sorts before everything."""
+    if key.startswith(prefix):
+        return False
+    return key > prefix and key.replace("/", "\0") > prefix.replace("/", "\0")
