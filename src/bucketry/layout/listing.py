@@ -4,12 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
-from typing import TypeVar
 
 from bucketry.bucket.interface import Bucket, Entry
+from bucketry.bucket.wrapper import close_pages
 from bucketry.core.names import BlockNames
-
-T = TypeVar("T")
 
 #: Listings under way at once, as s3backer's. A listing answers a thousand names in some 50 ms, one page
 #: after the other; sixteen at once survey a million blocks in seconds.
@@ -93,11 +91,11 @@ async def _next(pages: AsyncGenerator[list[int], None]) -> list[int] | None:
 
 
 @asynccontextmanager
-async def closing_pages(pages: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
-    """An iterator that may be left early: generators hold their request until they are closed."""
+async def closing_pages(
+    pages: AsyncIterator[list[Entry]],
+) -> AsyncGenerator[AsyncIterator[list[Entry]], None]:
+    """A bucket's listing that may be left before its end."""
     try:
         yield pages
     finally:
-        close = getattr(pages, "aclose", None)
-        if close is not None:
-            await close()
+        await close_pages(pages)

@@ -1,0 +1,111 @@
+"""Which blocks are stored: every name once, in as few requests as that takes."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bucketry.bucket.interface import Entry
+from bucketry.bucket.memory import MemoryBucket
+from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
+from bucketry.core.priority import Priority
+from bucketry.errors import Unavailable
+from bucketry.layout.listing import RANGE_COUNT, list_blocks
+
+
+class CountingBucket(MemoryBucket):
+    """Counts the pages that are asked for, and can fail at one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.page_count = 0
+        self.fail_at_page: int | None = None
+        self.open_listings = 0
+
+    async def list(
+        self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> AsyncIterator[list[Entry]]:
+        self.open_listings += 1
+        try:
+            async for page in super().list(prefix=prefix, after=after, priority=priority):
+                self.page_count += 1
+                if self.page_count == self.fail_at_page:
+                    raise Unavailable("the listing failed")
+                # A request takes a while: others get their turn.
+                await asyncio.sleep(0)
+                yield page
+        finally:
+            self.open_listings -= 1
+
+
+async def fill(names: BlockNames, blocks: list[int]) -> CountingBucket:
+    bucket = CountingBucket()
+    for block in blocks:
+        await bucket.put(names.key(block), b"x")
+    for key in (
+        "!before",
+        "p/!before",
+        "p/" + SUPERBLOCK_NAME,
+        "p/" + MOUNT_TOKEN_NAME,
+        "p/00000000.tmp",
+        "q",
+    ):
+        await bucket.put(key, b"x")
+    return bucket
+
+
+async def listed(bucket: CountingBucket, names: BlockNames) -> list[int]:
+    return sorted([block async for page in list_blocks(bucket, names) for block in page])
+
+
+@pytest.mark.parametrize("hash_prefix", [False, True])
+@pytest.mark.parametrize("block_count", [1, 40, 30_000, (1 << 32) - 1])
+@pytest.mark.parametrize("stored_count", [0, 1, 990, 1100, 2500, 9000])
+async def test_every_block_is_found_once(hash_prefix: bool, block_count: int, stored_count: int) -> None:
+    """However many there are, wherever they lie, and whatever else lies there."""
+    names = BlockNames("p/", block_count, hash_prefix)
+    stored = random.Random(1).sample(range(block_count), min(stored_count, block_count))
+    bucket = await fill(names, stored)
+    assert await listed(bucket, names) == sorted(stored)
+    assert bucket.open_listings == 0
+
+
+@pytest.mark.parametrize(
+    ("stored_count", "pages_max"), [(0, 1), (900, 1), (1900, 2), (8000, 8 + 2 + RANGE_COUNT)]
+)
+async def test_requests_are_few(stored_count: int, pages_max: int) -> None:
+    """A small volume costs a page or two; a large one not many more than its names fill."""
+    names = BlockNames("p/", 1 << 20, hash_prefix=False)
+    bucket = await fill(names, random.Random(2).sample(range(1 << 20), stored_count))
+    assert len(await listed(bucket, names)) == stored_count
+    assert bucket.page_count <= pages_max
+
+
+async def test_blocks_beyond_the_end_are_not_reported() -> None:
+    """What a shrunken volume left behind is not part of it."""
+    bucket = await fill(BlockNames("p/", 1 << 20, hash_prefix=False), list(range(0, 10_000, 2)))
+    assert await listed(bucket, BlockNames("p/", 5000, hash_prefix=False)) == list(range(0, 5000, 2))
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 8])
+async def test_a_failed_page_fails_the_listing(page: int) -> None:
+    """No listing is taken for complete when a part of it failed, and none is left open."""
+    names = BlockNames("p/", 1 << 20, hash_prefix=False)
+    bucket = await fill(names, random.Random(3).sample(range(1 << 20), 6000))
+    bucket.fail_at_page = page
+    with pytest.raises(Unavailable):
+        await listed(bucket, names)
+    assert bucket.open_listings == 0
+
+
+async def test_a_listing_may_be_left_early() -> None:
+    """Closing it ends all the listings under way."""
+    names = BlockNames("p/", 1 << 20, hash_prefix=False)
+    bucket = await fill(names, random.Random(4).sample(range(1 << 20), 6000))
+    pages = list_blocks(bucket, names)
+    for _ in range(4):
+        await anext(pages)
+    assert bucket.open_listings > 1
+    await pages.aclose()
+    assert bucket.open_listings == 0

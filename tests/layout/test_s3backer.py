@@ -1,0 +1,188 @@
+"""The s3backer layout: the contract with every codec, what its objects look like, and hostile ones."""
+
+import pytest
+
+from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket
+from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.codec.encryption import BlockCipher
+from bucketry.codec.offload import inline
+from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, BlockCodec
+from bucketry.core.geometry import Extent, Geometry
+from bucketry.core.names import BlockNames
+from bucketry.errors import BucketNotFound, Corrupt, Unavailable, WrongPassword
+from bucketry.layout.interface import Write, Zero
+from bucketry.layout.s3backer import S3backerLayout
+from bucketry.settings import Secret
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket
+from bucketry.testing.layout_contract import UNITS, LayoutContract
+
+BLOCK_SIZE = 4096
+TEXT = (b"Some words of a block that repeat and repeat. " * 100)[:BLOCK_SIZE]
+CIPHER = BlockCipher("AES-128-CBC", Secret("secret"), "bucket/p/")
+OTHER_CIPHER = BlockCipher("AES-256-CBC", Secret("secret"), "bucket/p/")
+
+
+def make_layout(
+    bucket: Bucket,
+    *,
+    compression: str = "none",
+    cipher: BlockCipher | None = None,
+    hash_prefix: bool = False,
+    block_count: int = UNITS,
+) -> S3backerLayout:
+    geometry = Geometry(block_count * BLOCK_SIZE, BLOCK_SIZE)
+    names = BlockNames("p/", block_count, hash_prefix)
+    codec = BlockCodec(BLOCK_SIZE, compression=compression, cipher=cipher)
+    return S3backerLayout(bucket, names, geometry, codec, offload=inline, in_flight_max=8)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def bucket(store: MemoryStore) -> MemoryBucket:
+    return MemoryBucket(store)
+
+
+class TestContract(LayoutContract):
+    """Every compression, with and without encryption and hash prefixes."""
+
+    @pytest.fixture(
+        params=[
+            ("none", None, False),
+            ("none", None, True),
+            ("deflate", None, False),
+            ("zstd", None, False),
+            ("none", CIPHER, False),
+            ("deflate", CIPHER, False),
+            ("zstd", OTHER_CIPHER, True),
+        ],
+        ids=str,
+    )
+    def layout(self, request: pytest.FixtureRequest, bucket: MemoryBucket) -> S3backerLayout:
+        compression, cipher, hash_prefix = request.param
+        return make_layout(bucket, compression=compression, cipher=cipher, hash_prefix=hash_prefix)
+
+
+async def test_objects_are_s3backers(bucket: MemoryBucket, store: MemoryStore) -> None:
+    """Names, content type, and the geometry on block 0 and on no other."""
+    await make_layout(bucket).commit([Write(0, TEXT * 2)])
+    assert sorted(store.objects) == ["p/00000000", "p/00000001"]
+    for key, geometry in (
+        ("p/00000000", {"s3backer-blocksize": "4096", "s3backer-filesize": str(UNITS * BLOCK_SIZE)}),
+        ("p/00000001", {}),
+    ):
+        found = await bucket.get(key)
+        assert found.data == TEXT
+        assert found.info.attributes.content_type == "application/x-s3backer-block"
+        assert found.info.attributes.content_encoding is None
+        metadata = dict(found.info.attributes.metadata)
+        assert metadata.pop(CRC32C_NAME)
+        assert metadata == geometry
+
+
+async def test_encodings_are_written_and_mixed_ones_read(bucket: MemoryBucket) -> None:
+    """Each block says how it is encoded, so blocks of one volume may differ."""
+    expected = {"none": None, "deflate": "deflate", "zstd": "zstd"}
+    for block, compression in enumerate(expected):
+        await make_layout(bucket, compression=compression).commit([Write(block * BLOCK_SIZE, TEXT)])
+        info = await bucket.head(f"p/{block:08x}")
+        assert info.attributes.content_encoding == expected[compression]
+    assert await make_layout(bucket).read(Extent(0, 3 * BLOCK_SIZE)) == TEXT * 3
+
+
+async def test_a_zero_block_zero_takes_the_geometry_with_it(bucket: MemoryBucket, store: MemoryStore) -> None:
+    """As with s3backer: block 0 is an object like all others."""
+    layout = make_layout(bucket)
+    await layout.commit([Write(0, TEXT)])
+    await layout.commit([Zero(Extent(0, BLOCK_SIZE))])
+    assert store.objects == {}
+
+
+async def test_statistics_count_blocks(bucket: MemoryBucket) -> None:
+    """What was read, absent, written and deleted."""
+    layout = make_layout(bucket)
+    await layout.commit([Write(0, TEXT), Zero(Extent(BLOCK_SIZE, 2 * BLOCK_SIZE))])
+    await layout.read(Extent(0, 2 * BLOCK_SIZE))
+    assert layout.statistics()["layout"] == {
+        "blocks_read": 1,
+        "absent_blocks_read": 1,
+        "blocks_written": 1,
+        "blocks_deleted": 2,
+    }
+
+
+async def test_a_missing_bucket_is_not_an_empty_volume(bucket: MemoryBucket) -> None:
+    """Zeros are read only where the store says that the object, not the bucket, is absent."""
+    faulty = FaultyBucket(bucket)
+    faulty.plan(Fail(BucketNotFound))
+    with pytest.raises(BucketNotFound):
+        await make_layout(faulty).read(Extent(0, BLOCK_SIZE))
+
+
+async def test_a_failing_commit_leaves_nothing_under_way(bucket: MemoryBucket, store: MemoryStore) -> None:
+    """The first error is raised after the other puts of the batch have ended."""
+    faulty = FaultyBucket(bucket)
+    faulty.plan(Fail(Unavailable))
+    with pytest.raises(Unavailable):
+        await make_layout(faulty).commit([Write(0, TEXT * 3)])
+    assert sorted(store.objects) == ["p/00000001", "p/00000002"]
+
+
+HOSTILE: list[tuple[str, bytes, Attributes, type[Exception], str]] = [
+    ("empty", b"", NO_ATTRIBUTES, Corrupt, "0 bytes instead of 4096"),
+    ("truncated", TEXT[:-1], NO_ATTRIBUTES, Corrupt, "4095 bytes instead of 4096"),
+    ("too long", TEXT + b"x", NO_ATTRIBUTES, Corrupt, "4097 bytes instead of 4096"),
+    ("unknown encoding", TEXT, Attributes(content_encoding="br"), Corrupt, "unknown content encoding 'br'"),
+    ("chunked", TEXT, Attributes(content_encoding="aws-chunked"), Corrupt, "encoding 'aws-chunked'"),
+    ("not deflate", TEXT, Attributes(content_encoding="deflate"), Corrupt, "damaged deflate"),
+    ("not zstd", TEXT, Attributes(content_encoding="zstd"), Corrupt, "damaged zstd"),
+    ("wrong order", TEXT, Attributes(content_encoding="encrypt-A, deflate"), Corrupt, "cannot be undone"),
+    ("flipped bit", TEXT, Attributes(metadata={CRC32C_NAME: "00000000"}), Corrupt, "the crc32c is"),
+    ("encrypted", TEXT, Attributes(content_encoding="encrypt-AES-128-CBC"), WrongPassword, "no password"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "attributes", "error", "message"), [h[1:] for h in HOSTILE], ids=[h[0] for h in HOSTILE]
+)
+async def test_hostile_objects_are_errors_that_name_the_block(
+    bucket: MemoryBucket, body: bytes, attributes: Attributes, error: type[Exception], message: str
+) -> None:
+    """Whatever is wrong, the error says what, in which block and which object; other blocks are read as
+    ever."""
+    layout = make_layout(bucket)
+    await layout.commit([Write(0, TEXT)])
+    await bucket.put("p/0000001f", body, attributes=attributes)
+    with pytest.raises(error, match=message) as caught:
+        await layout.read(Extent(31 * BLOCK_SIZE, BLOCK_SIZE))
+    assert str(caught.value).startswith("block 31 (p/0000001f in memory://")
+    assert await layout.read(Extent(0, BLOCK_SIZE)) == TEXT
+
+
+@pytest.mark.parametrize(("source", "target"), [(1, 2), (2, 1)], ids=["forwards", "backwards"])
+async def test_swapped_objects_of_an_encrypted_volume(bucket: MemoryBucket, source: int, target: int) -> None:
+    """An authentic object in another block's place is refused."""
+    layout = make_layout(bucket, compression="deflate", cipher=CIPHER)
+    await layout.commit([Write(BLOCK_SIZE, TEXT), Write(2 * BLOCK_SIZE, TEXT[::-1])])
+    found = await bucket.get(f"p/{source:08x}")
+    await bucket.put(f"p/{target:08x}", found.data, attributes=found.info.attributes)
+    with pytest.raises(Corrupt, match="HMAC is wrong"):
+        await layout.read(Extent(target * BLOCK_SIZE, BLOCK_SIZE))
+
+
+async def test_an_encrypted_volume_takes_nothing_else(bucket: MemoryBucket) -> None:
+    """A plain object, or one without its HMAC, is refused: whoever can put objects cannot make blocks."""
+    layout = make_layout(bucket, cipher=CIPHER)
+    await layout.commit([Write(BLOCK_SIZE, TEXT)])
+    await bucket.put("p/00000000", TEXT)
+    with pytest.raises(Corrupt, match="not encrypted"):
+        await layout.read(Extent(0, BLOCK_SIZE))
+    found = await bucket.get("p/00000001")
+    metadata = {name: value for name, value in found.info.attributes.metadata.items() if name != HMAC_NAME}
+    encoding = found.info.attributes.content_encoding
+    await bucket.put("p/00000001", found.data, attributes=Attributes(None, encoding, metadata))
+    with pytest.raises(Corrupt, match="without a valid s3backer-hmac"):
+        await layout.read(Extent(BLOCK_SIZE, BLOCK_SIZE))
