@@ -46,6 +46,7 @@ class BlockCipher:
         if length < cipher_key_bytes:
             raise Invalid(f"key length {length} is less than the {cipher_key_bytes} bytes of {cipher}")
         self.name = cipher
+        self.key_length = length
         self._key = hashlib.pbkdf2_hmac("sha1", password.reveal(), salt.encode(), _ROUNDS, length)
         self._iv_key = hashlib.pbkdf2_hmac("sha1", self._key, self._key, _ROUNDS, length)
         self._algorithm = AES(self._key[:cipher_key_bytes])

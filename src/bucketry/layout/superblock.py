@@ -196,8 +196,14 @@ class _Fields:
         return self.get(name, int)
 
     def optional_number(self, name: str) -> int | None:
-        return None if self._value.get(name) is None else self.number(name)
+        return None if self._is_null(name) else self.number(name)
 
     def optional_fields(self, name: str) -> "_Fields | None":
-        value = self._value.get(name)
-        return None if value is None else _Fields(value, f"{name}.")
+        return None if self._is_null(name) else _Fields(self._value[name], f"{name}.")
+
+    def _is_null(self, name: str) -> bool:
+        """A field may say that there is nothing, but not be missing: a damaged superblock is no plain
+        volume."""
+        if name not in self._value:
+            raise Corrupt(f"its field {self._name}{name} is missing")
+        return self._value[name] is None

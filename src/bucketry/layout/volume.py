@@ -131,10 +131,15 @@ async def _detect_ours(
     level = asked.compression_level
     if level is None and compression == found.compression:
         level = found.compression_level
+    asked_for = replace(found, size_bytes=size_bytes, compression=compression, compression_level=level)
+    return _our_volume(prefix, replace(superblock, format=asked_for))
+
+
+def _our_volume(prefix: str, superblock: Superblock) -> Volume:
     return Volume(
         prefix=prefix,
         kind="bucketry",
-        format=replace(found, size_bytes=size_bytes, compression=compression, compression_level=level),
+        format=superblock.format,
         salt=superblock.salt or "",
         volume_id=superblock.volume_id,
         created=superblock.created,
@@ -333,6 +338,7 @@ async def create(
         if password is None:
             raise Invalid("an encrypted volume needs a password")
         cipher = BlockCipher(volume_format.cipher, password, salt, volume_format.key_length)
+        volume_format = replace(volume_format, key_length=cipher.key_length)
     elif password is not None:
         raise Invalid("a password, but no cipher")
     # Refuses levels that no block could be written with.
@@ -353,16 +359,7 @@ async def create(
         await write_superblock(bucket, prefix, superblock, replace=force)
     except AlreadyExists as error:
         raise AlreadyExists(f"{bucket.url}/{prefix}: there is a volume already; erase that first") from error
-    return Volume(
-        prefix=prefix,
-        kind="bucketry",
-        format=volume_format,
-        salt=salt,
-        volume_id=volume_id,
-        created=created,
-        created_by=created_by,
-        password_check=superblock.password_check,
-    )
+    return _our_volume(prefix, superblock)
 
 
 def open_layout(
