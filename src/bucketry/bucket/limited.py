@@ -4,10 +4,13 @@ A request first waits for bandwidth in its direction (where that is limited), th
 wait for bandwidth hold no slot, so a throttled upload keeps no reader out. Both queues are ordered by
 priority.
 
-The size of a body counts against the limit on bytes in flight while it is known beforehand: that of a put,
+The size of a body counts against the limit on bytes in flight where it is known beforehand: that of a put,
 and that of a get with a range. A get of a whole object is known only when it ends; it counts as nothing in
-flight, so what may be in memory is ``bytes_max`` and ``requests_max`` whole objects, and it is charged to
-the bandwidth afterwards, as a debt that those after it wait for.
+flight, so what may be in memory is ``bytes_max`` and ``requests_max`` whole objects.
+
+The bandwidth is charged for an upload when it may start, for a download when it has arrived: a debt, which
+those after it wait for. So the average is right, though as many downloads as there are slots may start at
+once on an idle line.
 
 A page of a listing is a request; nothing is held while the caller looks at a page. Deletes of many keys are
 one request here.
@@ -66,21 +69,17 @@ class Limited(BucketWrapper):
     async def get(
         self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
     ) -> Object:
-        known_bytes = byte_range.end - byte_range.start if byte_range is not None else 0
         if self._download is not None:
-            await self._download.wait(priority, known_bytes)
-        received_bytes = 0
+            await self._download.wait(priority, 0)
+        known_bytes = 0 if byte_range is None else max(0, byte_range.end - byte_range.start)
+        slot = await self._turns.enter(priority, known_bytes)
         try:
-            slot = await self._turns.enter(priority, known_bytes)
-            try:
-                found = await self._below.get(key, byte_range=byte_range, priority=priority)
-                received_bytes = len(found.data)
-                return found
-            finally:
-                self._turns.leave(slot)
+            found = await self._below.get(key, byte_range=byte_range, priority=priority)
         finally:
-            if self._download is not None:
-                self._download.charge(received_bytes - known_bytes)
+            self._turns.leave(slot)
+        if self._download is not None:
+            self._download.charge(len(found.data))
+        return found
 
     async def put(
         self,

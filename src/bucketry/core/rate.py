@@ -30,7 +30,7 @@ class Rate:
         return -self._balance_bytes / self._bytes_per_second if self._balance_bytes <= -1 else 0.0
 
     def charge(self, size_bytes: int, now: float) -> None:
-        """Take ``size_bytes``; a negative number gives back what was charged too much."""
+        """Take ``size_bytes``, into debt if need be."""
         self._save(now)
         self._balance_bytes -= size_bytes
 

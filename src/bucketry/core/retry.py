@@ -18,6 +18,9 @@ from bucketry.settings import RetrySettings
 #: times in a row is more likely cut in the store, and no patience mends that.
 CORRUPT_RETRIES_MAX = 2
 
+#: With less than this left the budget is spent. What rounding leaves of it might not even move the clock.
+PAUSE_LEAST_SECONDS = 0.001
+
 #: The failures worth another attempt; everything else is an answer.
 RetriedError = Unavailable | Corrupt
 RETRIED_ERRORS = (Unavailable, Corrupt)
@@ -50,7 +53,7 @@ class Retry:
         elif error.retry_after_seconds is not None and error.retry_after_seconds > 0:
             wished_seconds = error.retry_after_seconds
         left_seconds = self._settings.budget_seconds - self.failing_seconds(now)
-        if left_seconds <= 0:
+        if left_seconds < PAUSE_LEAST_SECONDS:
             return None
         return min(wished_seconds + jitter * self._longest_pause_seconds(), left_seconds)
 
