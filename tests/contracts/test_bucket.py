@@ -1,14 +1,20 @@
-"""The contract of Bucket on the backends that need no server."""
+"""The contract of Bucket on every backend."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from bucketry.bucket.connect import connect
 from bucketry.bucket.interface import Bucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
-from bucketry.settings import BucketSettings
+from bucketry.settings import BucketSettings, Secret
 from bucketry.testing.bucket_contract import BucketContract, OpenBucket
+from servers.azurite import Azurite
+from servers.moto import Moto
+from servers.s3 import S3Server
+from servers.seaweed import Seaweed
 
 
 class TestMemory(BucketContract):
@@ -40,5 +46,77 @@ class TestDirectory(BucketContract):
     async def open_missing_bucket(self, tmp_path: Path) -> OpenBucket:
         async def open_bucket() -> Bucket:
             return connect(BucketSettings(url=f"file://{tmp_path}/missing"))
+
+        return open_bucket
+
+
+def _on_s3(server: S3Server, tmp_path: Path, bucket_name: str) -> OpenBucket:
+    access_file = server.access_file(tmp_path / "access")
+
+    async def open_bucket() -> Bucket:
+        return connect(
+            BucketSettings(url=f"s3://{bucket_name}", endpoint=server.endpoint, access_file=access_file)
+        )
+
+    return open_bucket
+
+
+@pytest.mark.system
+class TestSeaweed(BucketContract):
+    """s3:// on SeaweedFS."""
+
+    gaps: ClassVar[Mapping[str, str]] = {
+        "test_list_orders_slashes_as_characters": "SeaweedFS lists a/b before a-b, as files in directories",
+    }
+
+    @pytest.fixture
+    async def open_bucket(self, seaweed: Seaweed, tmp_path: Path) -> OpenBucket:
+        return _on_s3(seaweed, tmp_path, seaweed.make_bucket())
+
+    @pytest.fixture
+    async def open_missing_bucket(self, seaweed: Seaweed, tmp_path: Path) -> OpenBucket:
+        return _on_s3(seaweed, tmp_path, "nobody-made-this")
+
+
+@pytest.mark.system
+class TestMoto(BucketContract):
+    """s3:// on moto."""
+
+    @pytest.fixture
+    async def open_bucket(self, moto: Moto, tmp_path: Path) -> OpenBucket:
+        return _on_s3(moto, tmp_path, moto.make_bucket())
+
+    @pytest.fixture
+    async def open_missing_bucket(self, moto: Moto, tmp_path: Path) -> OpenBucket:
+        return _on_s3(moto, tmp_path, "nobody-made-this")
+
+    async def test_readers_see_no_mixture(self, open_bucket: OpenBucket, bucket: Bucket) -> None:
+        """Not here: moto answers 500 now and then to a put over an object that is being put."""
+        pytest.skip("moto is not safe for concurrent puts of one object")
+
+
+@pytest.mark.system
+class TestAzurite(BucketContract):
+    """az:// on Azurite."""
+
+    @pytest.fixture
+    async def open_bucket(self, azurite: Azurite) -> OpenBucket:
+        return self._on_azure(azurite, azurite.make_container())
+
+    @pytest.fixture
+    async def open_missing_bucket(self, azurite: Azurite) -> OpenBucket:
+        return self._on_azure(azurite, "nobody-made-this")
+
+    @staticmethod
+    def _on_azure(server: Azurite, container_name: str) -> OpenBucket:
+        async def open_bucket() -> Bucket:
+            return connect(
+                BucketSettings(
+                    url=f"az://{container_name}",
+                    endpoint=server.endpoint,
+                    access_id=server.account,
+                    access_key=Secret(server.account_key),
+                )
+            )
 
         return open_bucket

@@ -26,6 +26,12 @@ from bucketry.errors import (
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
+#: Of a bulk delete only the first key that failed is told: with the store's code (S3) or the status (Azure).
+_DELETE_FAILED = re.compile(r"Bulk delete request failed for key .*: (.*) \(code: ([A-Za-z0-9]+)\)\n")
+_DELETE_CODES = {
+    "The specified container does not exist.": "ContainerNotFound",
+    "The specified blob does not exist.": "BlobNotFound",
+}
 #: A store's sentence, as much of it as fits in a line.
 _MESSAGE_MAX = 160
 
@@ -45,6 +51,10 @@ _BY_CODE: dict[str, type[BucketryError]] = {
     "SlowDown": Throttled,
     "ServerBusy": Throttled,
     "RequestTimeout": Unavailable,
+    "InternalError": Unavailable,
+    "AccessDenied": Denied,
+    "InvalidAccessKeyId": Denied,
+    "SignatureDoesNotMatch": Denied,
     # AWS answers 400 to these.
     "ExpiredToken": Denied,
     "InvalidToken": Denied,
@@ -122,6 +132,9 @@ class Failure:
 def read_failure(error: Exception) -> Failure:
     """Decide by the store's code, then by the status, then by the text."""
     text = str(error)
+    failed_delete = _DELETE_FAILED.search(text)
+    if failed_delete is not None:
+        return _read_failed_delete(failed_delete[1], failed_delete[2])
     found_status = _STATUS.search(text)
     if found_status is None:
         for pattern, kind, reason in _BY_TEXT:
@@ -138,3 +151,12 @@ def read_failure(error: Exception) -> Failure:
     message = " ".join(found_message[1].split())[:_MESSAGE_MAX] if found_message else ""
     said = ": ".join(filter(None, [code, "".join(c for c in message if c.isprintable())]))
     return Failure(kind, f"HTTP {status}" + (f" ({said})" if said else ""), status, code)
+
+
+def _read_failed_delete(message: str, code: str) -> Failure:
+    if code.isdigit():
+        status = int(code)
+        known_code = _DELETE_CODES.get(message)
+        kind = _BY_CODE.get(known_code or "") or _BY_STATUS.get(status, Unavailable)
+        return Failure(kind, f"HTTP {status}", status, known_code)
+    return Failure(_BY_CODE.get(code, Unavailable), f"the store refuses to delete ({code})", None, code)

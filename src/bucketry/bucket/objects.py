@@ -46,9 +46,10 @@ if TYPE_CHECKING:
 
 Store = S3Store | GCSStore | AzureStore
 
-#: Keys of one bulk delete, and of one page of a listing: S3's limits.
-_BULK_COUNT_MAX = 1000
+#: Entries of one page of a listing: S3's limit.
 _PAGE_COUNT_MAX = 1000
+#: What the client says of an answer to a range that begins at the end, or of an empty object.
+_BEYOND_THE_END = ("StartTooLarge", "ParseContentRange")
 #: What the client gives beside user metadata; the two that we keep, and the others, which are the store's own
 #: affair.
 _CONTENT_TYPE = "Content-Type"
@@ -65,12 +66,14 @@ class Dialect:
     #: Azure wants names of metadata to be identifiers: a hyphen goes as an underscore, an underscore cannot
     #: go.
     hyphens_are_underscores: bool = False
+    #: Keys of one bulk delete.
+    bulk_count_max: int = 1000
 
 
 DIALECTS = {
     "s3": Dialect(),
-    "gs": Dialect(etag_is_version=True),
-    "az": Dialect(hyphens_are_underscores=True),
+    "gs": Dialect(etag_is_version=True, bulk_count_max=100),
+    "az": Dialect(hyphens_are_underscores=True, bulk_count_max=256),
 }
 
 
@@ -132,9 +135,10 @@ class ObjectsBucket:
         for key in wanted:
             check_key(key)
         failed: BucketryError | None = None
-        for start in range(0, len(wanted), _BULK_COUNT_MAX):
+        count = self._dialect.bulk_count_max
+        for start in range(0, len(wanted), count):
             try:
-                await self._threads.run(self._delete, wanted[start : start + _BULK_COUNT_MAX])
+                await self._threads.run(self._delete_bulk, wanted[start : start + count])
             except BucketryError as error:
                 failed = failed or error
         if failed is not None:
@@ -153,7 +157,7 @@ class ObjectsBucket:
             if found is None:
                 return
             page = [
-                Entry(item["path"], item["size"], None if self._dialect.etag_is_version else item["e_tag"])
+                Entry(item["path"], item["size"], self._listed_etag(item["e_tag"]))
                 for item in found
                 if item["path"].startswith(prefix) and item["path"] > after
             ]
@@ -192,9 +196,8 @@ class ObjectsBucket:
             result = obstore.get(self._store, key, options={"range": (byte_range.start, byte_range.end)})
             return self._object(key, result)
         except (BaseError, OSError) as error:
-            failure = read_failure(error)
-            if failure.status == 416:
-                # Nothing is there: the object ends before the range begins.
+            if read_failure(error).status == 416 or any(text in str(error) for text in _BEYOND_THE_END):
+                # Perhaps nothing is there: the object ends before the range begins.
                 info = self._head(key)
                 if info.size_bytes <= byte_range.start:
                     return Object(info, b"")
@@ -227,14 +230,24 @@ class ObjectsBucket:
             raise self._translate(error, key, condition) from error
         return self._etag(key, result["e_tag"], result["version"])
 
-    def _delete(self, keys: str | Sequence[str]) -> None:
+    def _delete(self, key: str) -> None:
         try:
-            obstore.delete(self._store, keys)
+            obstore.delete(self._store, key)
         except (BaseError, OSError) as error:
-            key = keys if isinstance(keys, str) else None
             translated = self._translate(error, key)
             if type(translated) is not NotFound:
                 raise translated from error
+
+    def _delete_bulk(self, keys: Sequence[str]) -> None:
+        """Keys of one request: the store tries all of them."""
+        try:
+            obstore.delete(self._store, keys)
+        except (BaseError, OSError) as error:
+            if read_failure(error).kind is not NotFound:
+                raise self._translate(error, None) from error
+            # Azure counts an absent object as a failure, and the client tells only the first of them.
+            for key in keys:
+                self._delete(key)
 
     def _next_page(self, stream: "Iterable[Sequence[ObjectMeta]]") -> "Sequence[ObjectMeta] | None":
         try:
@@ -278,6 +291,12 @@ class ObjectsBucket:
         if found is None:
             raise Unsupported(f"{self._url}: the store gives no ETag for object {key}")
         return found
+
+    def _listed_etag(self, e_tag: str | None) -> str | None:
+        """The ETag as get gives it: Google lists no generations, Azure leaves the quotes away."""
+        if e_tag is None or self._dialect.etag_is_version:
+            return None
+        return e_tag if e_tag.endswith('"') else f'"{e_tag}"'
 
     def _client_attributes(self, attributes: Attributes) -> dict[str, str]:
         result = dict(self._put_attributes)

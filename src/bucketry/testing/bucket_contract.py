@@ -315,14 +315,14 @@ class BucketContract:
         """An absent object is NotFound, and the bucket is not said to be missing."""
         await bucket.put("other", b"x")
         for call in (
-            bucket.get("absent"),
-            bucket.head("absent"),
-            bucket.get("absent", byte_range=ByteRange(0, 5)),
-            bucket.get("absent", byte_range=ByteRange(5, 5)),
-            bucket.get("absent/below"),
+            lambda: bucket.get("absent"),
+            lambda: bucket.head("absent"),
+            lambda: bucket.get("absent", byte_range=ByteRange(0, 5)),
+            lambda: bucket.get("absent", byte_range=ByteRange(5, 5)),
+            lambda: bucket.get("absent/below"),
         ):
             with pytest.raises(NotFound) as caught:
-                await call
+                await call()
             assert type(caught.value) is NotFound
             assert "absent" in str(caught.value)
             assert "\n" not in str(caught.value)
@@ -337,9 +337,9 @@ class BucketContract:
     async def test_begin_of_a_key_is_no_object(self, bucket: Bucket) -> None:
         """The begin of a key up to a slash is not an object, and can be deleted without any effect."""
         await bucket.put("dir/key", b"x")
-        for call in (bucket.get("dir"), bucket.head("dir")):
+        for call in (lambda: bucket.get("dir"), lambda: bucket.head("dir")):
             with pytest.raises(NotFound) as caught:
-                await call
+                await call()
             assert type(caught.value) is NotFound
         await bucket.delete("dir")
         await bucket.delete_many(["dir"])
@@ -353,16 +353,16 @@ class BucketContract:
         bucket = await open_missing_bucket()
         try:
             for call in (
-                bucket.get("key"),
-                bucket.get("key", byte_range=ByteRange(0, 5)),
-                bucket.head("key"),
-                bucket.put("key", b"x"),
-                bucket.put("key", b"x", condition=IfAbsent()),
-                all_keys(bucket),
-                all_keys(bucket, prefix="some/pre"),
+                lambda: bucket.get("key"),
+                lambda: bucket.get("key", byte_range=ByteRange(0, 5)),
+                lambda: bucket.head("key"),
+                lambda: bucket.put("key", b"x"),
+                lambda: bucket.put("key", b"x", condition=IfAbsent()),
+                lambda: all_keys(bucket),
+                lambda: all_keys(bucket, prefix="some/pre"),
             ):
                 with pytest.raises(BucketNotFound) as caught:
-                    await call
+                    await call()
                 assert "\n" not in str(caught.value)
         finally:
             await bucket.close()
@@ -373,9 +373,10 @@ class BucketContract:
             return
         bucket = await open_missing_bucket()
         try:
-            for call in (bucket.delete("key"), bucket.delete_many(["key", "other"])):
-                with pytest.raises(BucketNotFound):
-                    await call
+            with pytest.raises(BucketNotFound):
+                await bucket.delete("key")
+            with pytest.raises(BucketNotFound):
+                await bucket.delete_many(["key", "other"])
         finally:
             await bucket.close()
 
@@ -467,9 +468,9 @@ class BucketContract:
         """A deleted object is gone for get, head and list; deleting it again succeeds."""
         await bucket.put("key", b"x")
         await bucket.delete("key")
-        for call in (bucket.get("key"), bucket.head("key")):
+        for call in (lambda: bucket.get("key"), lambda: bucket.head("key")):
             with pytest.raises(NotFound):
-                await call
+                await call()
         assert await all_keys(bucket) == []
         await bucket.delete("key")
         await bucket.delete("never/was")
@@ -651,15 +652,15 @@ class BucketContract:
         await bucket.close()
         await bucket.close()
         for call in (
-            bucket.get("key"),
-            bucket.head("key"),
-            bucket.put("key", b"x"),
-            bucket.delete("key"),
-            bucket.delete_many(["key"]),
-            all_keys(bucket),
+            lambda: bucket.get("key"),
+            lambda: bucket.head("key"),
+            lambda: bucket.put("key", b"x"),
+            lambda: bucket.delete("key"),
+            lambda: bucket.delete_many(["key"]),
+            lambda: all_keys(bucket),
         ):
             with pytest.raises(Closed):
-                await call
+                await call()
 
     async def test_close_waits(self, open_bucket: OpenBucket, bucket: Bucket) -> None:
         """Close waits for what is under way, which happens or fails, but is not lost half done."""
