@@ -3,15 +3,19 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from bucketry.bucket.connect import connect
 from bucketry.bucket.interface import Entry
 from bucketry.bucket.memory import MemoryBucket
 from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.core.priority import Priority
 from bucketry.errors import Unavailable
 from bucketry.layout.listing import RANGE_COUNT, list_blocks
+from bucketry.settings import BucketSettings
+from servers.seaweed import Seaweed
 
 
 class CountingBucket(MemoryBucket):
@@ -109,3 +113,23 @@ async def test_a_listing_may_be_left_early() -> None:
     assert bucket.open_listings > 1
     await pages.aclose()
     assert bucket.open_listings == 0
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("hash_prefix", [False, True])
+async def test_a_real_server_lists_the_same(seaweed: Seaweed, tmp_path: Path, hash_prefix: bool) -> None:
+    """SeaweedFS orders odd characters in its own way, but block names as everybody does."""
+    names = BlockNames("p/", 1 << 20, hash_prefix)
+    stored = random.Random(5).sample(range(1 << 20), 2500)
+    access_file = seaweed.access_file(tmp_path / "passwd")
+    url = f"s3://{seaweed.make_bucket()}"
+    bucket = connect(BucketSettings(url=url, endpoint=seaweed.endpoint, access_file=access_file))
+    try:
+        others = [f"p/{name}" for name in ("!before", "0/below", SUPERBLOCK_NAME, MOUNT_TOKEN_NAME)]
+        keys = [names.key(block) for block in stored] + others
+        for first in range(0, len(keys), 100):
+            await asyncio.gather(*[bucket.put(key, b"x") for key in keys[first : first + 100]])
+        found = [block async for page in list_blocks(bucket, names) for block in page]
+        assert sorted(found) == sorted(stored)
+    finally:
+        await bucket.close()

@@ -1,0 +1,1 @@
+"""Other people's programs on our data, and ours on theirs."""
