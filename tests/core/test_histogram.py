@@ -1,5 +1,6 @@
 """The latency histogram against a sorted list."""
 
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_bounds_are_those_that_are_documented() -> None:
     assert BOUNDS_SECONDS[0] == 50e-6
     assert BOUNDS_SECONDS[-1] == 100.0
     assert len(BOUNDS_SECONDS) == 43
-    ratios = [high / low for low, high in zip(BOUNDS_SECONDS, BOUNDS_SECONDS[1:], strict=False)]
+    ratios = [high / low for low, high in itertools.pairwise(BOUNDS_SECONDS)]
     assert ratios[:-1] == pytest.approx([math.sqrt(2)] * 41)
     assert 1 < ratios[-1] <= math.sqrt(2)
 
