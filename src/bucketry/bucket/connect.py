@@ -37,12 +37,12 @@ _NO_RETRIES: "RetryConfig" = {"max_retries": 0}
 _SSE = ("AES256", "aws:kms")
 
 
-def connect(settings: BucketSettings, environment: Mapping[str, str] | None = None) -> Bucket:
+def connect(settings: BucketSettings) -> Bucket:
     """The bucket at ``settings.url``, without its prefix (see ``parse_url``) and without wrappers. No request
-    is sent, so that a missing bucket or a wrong key shows with the first one. ``environment`` is the
-    process's by default; the client itself looks into the process's. Blocks up to a second where S3
+    is sent, so that a missing bucket or a wrong key shows with the first one. Blocks up to a second where S3
     credentials must come from a metadata service. Raises Invalid, Denied (no credentials), Unsupported."""
-    environment = os.environ if environment is None else environment
+    # The bucket client reads the same environment by itself, for what expires and is renewed.
+    environment = os.environ
     location = parse_url(settings.url)
     if location.scheme != "s3":
         _refuse_s3_options(settings, location)

@@ -1,4 +1,5 @@
-"""A small HTTP server on the loopback interface whose answers a test writes down: for what no real server can be asked to do."""
+"""A small HTTP server on the loopback interface whose answers a test writes down: for what no real server can
+be asked to do."""
 
 import socket
 import threading

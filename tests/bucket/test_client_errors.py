@@ -1,0 +1,116 @@
+"""What the errors of the bucket client mean to us. The texts are the client's own, shortened."""
+
+import pytest
+
+from bucketry.bucket.client_errors import read_failure
+from bucketry.errors import (
+    BucketNotFound,
+    BucketryError,
+    Denied,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    Throttled,
+    Unavailable,
+    Unsupported,
+)
+
+
+def _answered(status: int, code: str = "", message: str = "") -> Exception:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message><Key>k</Key></Error>" if code else ""
+    return Exception(
+        f"Generic S3 error: Error performing GET http://127.0.0.1:1/b/k?X-Amz-Signature=geheim in 1.1ms - "
+        f"Server returned non-2xx status code: {status} Whatever: {body}\n\nDebug source:\nGeneric {{\n status: {status} }}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (301, "PermanentRedirect", Invalid),
+        (400, "ExpiredToken", Denied),
+        (400, "KeyTooLongError", Invalid),
+        (400, "RequestTimeout", Unavailable),
+        (401, "", Denied),
+        (403, "SignatureDoesNotMatch", Denied),
+        (403, "InvalidAccessKeyId", Denied),
+        (403, "", Denied),
+        (404, "NoSuchBucket", BucketNotFound),
+        (404, "ContainerNotFound", BucketNotFound),
+        (404, "NoSuchKey", NotFound),
+        (404, "BlobNotFound", NotFound),
+        (404, "", NotFound),
+        (408, "", Unavailable),
+        (409, "ConditionalRequestConflict", Unavailable),
+        (409, "OperationAborted", Unavailable),
+        (412, "PreconditionFailed", PreconditionFailed),
+        (416, "InvalidRange", Invalid),
+        (429, "", Throttled),
+        (500, "InternalError", Unavailable),
+        (501, "NotImplemented", Unsupported),
+        (502, "", Unavailable),
+        (503, "SlowDown", Throttled),
+        (503, "ServerBusy", Throttled),
+        (503, "", Throttled),
+        (504, "", Unavailable),
+    ],
+)
+def test_answers(status: int, code: str, kind: type[BucketryError]) -> None:
+    """The store's code decides, then the status."""
+    failure = read_failure(_answered(status, code, "The sentence."))
+    assert failure.kind is kind
+    assert failure.status == status
+    assert str(status) in failure.reason
+    assert code in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        ('kind: Connect ... Os { code: 111, kind: ConnectionRefused, message: "" }', Unavailable, "connection refused"),
+        ("kind: Connect ... ConnectError( dns error, failed to lookup )", Unavailable, "host name"),
+        ("kind: Timeout, source: reqwest::Error { source: TimedOut }", Unavailable, "timed out"),
+        ("kind: Connect source: invalid peer certificate: UnknownIssuer", Denied, "certificate"),
+        ("error decoding response body ... IncompleteBody", Unavailable, "in the middle"),
+        ("something that nobody has seen yet", Unavailable, "failed"),
+    ],
+)
+def test_no_answer(text: str, kind: type[BucketryError], reason: str) -> None:
+    """Without an answer, the text tells what happened to the connection."""
+    failure = read_failure(Exception(text))
+    assert failure.kind is kind
+    assert reason in failure.reason
+    assert failure.status is None
+
+
+def test_no_secrets_and_one_line() -> None:
+    """Only the store's code and sentence go into the reason: no URL, no other part, nothing that is not printable."""
+    reason = read_failure(_answered(403, "AccessDenied", "Not\nfor \x1b[31myou" + "!" * 500)).reason
+    assert "geheim" not in reason
+    assert "http" not in reason
+    assert reason.isprintable()
+    assert reason.startswith("HTTP 403 (AccessDenied: Not for [31myou!!!")
+    assert len(reason) < 250
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        ("The specified blob does not exist. (code: 404)", NotFound),
+        ("The specified container does not exist. (code: 404)", BucketNotFound),
+        ("Access Denied (code: AccessDenied)", Denied),
+        ("We encountered an internal error. (code: InternalError)", Unavailable),
+        ("Something (code: SomethingElse)", Unavailable),
+        ("This request is not authorized (code: 403)", Denied),
+    ],
+)
+def test_bulk_deletes(end: str, kind: type[BucketryError]) -> None:
+    """A bulk delete tells of the first key that failed, with a code or a status at the end."""
+    text = f"Object at location k not found: Bulk delete request failed for key k: {end}\n\nDebug source:\n"
+    assert read_failure(Exception(text)).kind is kind
+
+
+@pytest.mark.parametrize(("code", "names"), [("NoSuchKey", True), ("NoSuchBucket", True), ("", False), ("Other", False)])
+def test_names_what(code: str, names: bool) -> None:
+    """A "not found" without a known code leaves open what was not found."""
+    assert read_failure(_answered(404, code)).names_what is names
