@@ -20,8 +20,9 @@ PROGRAM_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the mount table."""
+    """One line of the mount table. ``device_number`` is the filesystem's own while it lives."""
 
+    device_number: str
     mount_point: str
     filesystem: str
     source: str
@@ -37,7 +38,7 @@ def parse_mounts(text: str) -> list[Mount]:
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         left, right = before.split(" "), after.split(" ")
-        mounts.append(Mount(plain(left[4]), right[0], plain(right[1])))
+        mounts.append(Mount(left[2], plain(left[4]), right[0], plain(right[1])))
     return mounts
 
 

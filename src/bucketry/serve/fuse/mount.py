@@ -14,9 +14,8 @@ from pathlib import Path
 
 from bucketry.core.fuse.protocol import REQUEST_BYTES_MAX
 from bucketry.errors import BucketryError, Busy, Denied, Invalid, NotFound, Unsupported
+from bucketry.serve.mounts import FUSE_TYPE, find_mount
 
-#: "fuse" with a subtype behind the dot, as it appears in the mount table.
-FILE_SYSTEM_TYPE = "fuse.bucketry"
 #: fusermount3 waits for nothing but the kernel; an unmount writes out the pages of mappings first.
 _HELPER_TIMEOUT_SECONDS = 60.0
 _DEVICE = "/dev/fuse"
@@ -29,7 +28,6 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,40 +39,11 @@ class MountOptions:
     allow_other: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of the mount table: where, and the number of the device, which is the file system's own."""
-
-    path: Path
-    device_number: str
-    type: str
-
-
-def mounts() -> list[Mount]:
-    """The mount table of this process, oldest first."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        mount, _, file_system = line.partition(b" - ")
-        fields = mount.split(b" ")
-        # Space, tab, newline and backslash are written in octal.
-        path = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
-        found.append(
-            Mount(Path(os.fsdecode(path)), fields[2].decode(), os.fsdecode(file_system.split(b" ")[0]))
-        )
-    return found
-
-
-def mount_at(path: Path) -> Mount | None:
-    """What is mounted at ``path``, the topmost. Touches nothing below it, so that a mount that hangs does not
-    matter."""
-    return next((mount for mount in reversed(mounts()) if mount.path == path), None)
-
-
 def resolve(path: Path) -> Path:
     """``path`` absolute and without symbolic links, checked to be a directory on which nothing is mounted.
     Raises NotFound, Invalid, Busy, Denied."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 — before any look at it: a dead mount there fails every stat
-    if mount_at(absolute) is not None:
+    if find_mount(str(absolute)) is not None:
         raise Busy(f"{path}: something is already mounted there")
     try:
         resolved = absolute.resolve(strict=True)
@@ -85,7 +54,7 @@ def resolve(path: Path) -> Path:
         raise _error_at(path, problem.errno) from problem
     if not is_directory:
         raise Invalid(f"{path}: not a directory")
-    if mount_at(resolved) is not None:
+    if find_mount(str(resolved)) is not None:
         raise Busy(f"{path}: something is already mounted there")
     return resolved
 
@@ -142,7 +111,7 @@ def _mount_directly(path: Path, options: MountOptions) -> int:
         result = _libc.mount(
             os.fsencode(options.source),
             os.fsencode(path),
-            FILE_SYSTEM_TYPE.encode(),
+            FUSE_TYPE.encode(),
             ctypes.c_ulong(flags),
             ",".join(data).encode(),
         )
@@ -181,7 +150,7 @@ def _mount_by_helper(path: Path, options: MountOptions) -> int:
         "nodev",
         "default_permissions",
         f"max_read={REQUEST_BYTES_MAX}",
-        f"subtype={FILE_SYSTEM_TYPE.partition('.')[2]}",
+        f"subtype={FUSE_TYPE.partition('.')[2]}",
         f"fsname={source}",
         "ro" if options.read_only else "rw",
     ]

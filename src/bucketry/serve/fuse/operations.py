@@ -61,8 +61,8 @@ class Operations:
         self._next_handle = 1
         self.files: dict[int, FileHandle] = {}
         self._snapshots: dict[int, bytes] = {}
-        #: The kernel has been answered: from then on it asks.
-        self.started = False
+        #: A common version was found; nothing may change it afterwards.
+        self._started = False
         self._operations: dict[int, Callable[[Request], Answer]] = {
             Opcode.INIT: self._init,
             Opcode.DESTROY: lambda _: b"",
@@ -104,9 +104,11 @@ class Operations:
         return operation(request)
 
     def _init(self, request: Request) -> bytes:
+        if self._started:
+            raise Refusal(errno.EINVAL)
         init = requests.parse_init(request.body)
         answer = replies.negotiate(init)
-        self.started = init.major == protocol.MAJOR
+        self._started = init.major == protocol.MAJOR
         return answer
 
     # Names and attributes

@@ -11,6 +11,7 @@ from bucketry.serve.fuse.connection import Connection
 from bucketry.serve.fuse.mount import MountOptions
 from bucketry.serve.fuse.operations import Operations
 from bucketry.serve.fuse.tree import Tree
+from bucketry.serve.mounts import find_mount
 from bucketry.serve.status import render_text
 from bucketry.settings import FuseSettings
 
@@ -52,7 +53,7 @@ class FuseSession:
         options = MountOptions(self._settings.source, self._device.read_only, self._settings.allow_other)
         descriptor = mounting.mount(self._path, options, helper=self._helper)
         self._connection = Connection(descriptor, self._device, self._operations)
-        mounted = mounting.mount_at(self._path)
+        mounted = find_mount(str(self._path))
         self._device_number = None if mounted is None else mounted.device_number
 
     async def serve(self) -> None:
@@ -70,7 +71,7 @@ class FuseSession:
     async def unmount(self, *, lazy: bool = False) -> None:
         """Unmount, if it still is mounted; ``serve`` then ends by itself. Raises Busy while files are open.
         ``lazy``: take it out of sight at once; ``serve`` goes on until the last file is closed."""
-        mounted = await asyncio.to_thread(mounting.mount_at, self._path)
+        mounted = await asyncio.to_thread(find_mount, str(self._path))
         # Somebody else may have unmounted it, and mounted something else there.
         if mounted is not None and mounted.device_number == self._device_number:
             # In a thread: the kernel may write out pages of a mapping first, to us.
