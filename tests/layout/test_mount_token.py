@@ -122,7 +122,8 @@ async def test_shared_disk_mode_is_named(bucket: MemoryBucket) -> None:
         (b"\n20261121T181917Z\n", None, "20261121T181917Z"),
         (b"evil\x1b[31m\x00host\nthen\nmore\n", "evil[31mhost", "then"),
         (b"\xff\xfe\n", "��", None),
-        (b"h" * 100_000, "h" * 64, None),
+        (b"h" * 4000, "h" * 64, None),
+        (b"h" * 100_000, None, None),
     ],
 )
 async def test_the_body_is_only_for_the_eye(

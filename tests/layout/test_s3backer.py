@@ -1,7 +1,12 @@
 """The s3backer layout: the contract with every codec, what its objects look like, and hostile ones."""
 
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
+from bucketry.bucket.directory import DirectoryBucket
 from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.encryption import BlockCipher
@@ -64,6 +69,31 @@ class TestContract(LayoutContract):
     def layout(self, request: pytest.FixtureRequest, bucket: MemoryBucket) -> S3backerLayout:
         compression, cipher, hash_prefix = request.param
         return make_layout(bucket, compression=compression, cipher=cipher, hash_prefix=hash_prefix)
+
+
+class TestContractInADirectory(LayoutContract):
+    """Attributes that a file system has no place for travel with the bytes."""
+
+    @pytest.fixture
+    async def layout(self, tmp_path: Path) -> AsyncIterator[S3backerLayout]:
+        bucket = DirectoryBucket(tmp_path, threads_count_max=4)
+        yield make_layout(bucket, compression="deflate", cipher=CIPHER)
+        await bucket.close()
+
+
+async def test_zeroing_a_huge_range_takes_no_memory_for_it(bucket: MemoryBucket) -> None:
+    """Any number of blocks is deleted a thousand at a time, and what is written after them stays."""
+    block_count = 100_000
+    layout = make_layout(bucket, block_count=block_count)
+    await layout.commit([Write(7 * BLOCK_SIZE, TEXT)])
+    tracemalloc.start()
+    try:
+        everything = Zero(Extent(0, block_count * BLOCK_SIZE))
+        await layout.commit([Write(0, TEXT), everything, Write(9 * BLOCK_SIZE, TEXT)])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert [page async for page in layout.survey()] == [[Extent(9 * BLOCK_SIZE, BLOCK_SIZE)]]
 
 
 async def test_objects_are_s3backers(bucket: MemoryBucket, store: MemoryStore) -> None:

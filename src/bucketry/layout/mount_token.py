@@ -9,9 +9,10 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from bucketry.bucket.interface import Attributes, Bucket, IfAbsent
+from bucketry.bucket.interface import Attributes, Bucket
 from bucketry.core.names import MOUNT_TOKEN_NAME
 from bucketry.errors import AlreadyExists, BucketNotFound, Busy, NotFound
+from bucketry.layout.put_new import put_new
 
 METADATA_NAME = "s3backer-mount-token"
 CONTENT_TYPE = "text/plain"
@@ -19,7 +20,7 @@ CONTENT_TYPE = "text/plain"
 SHARED = 0x7FFFFFFF
 #: What an object without the metadata stands for: old versions wrote only the object.
 UNNUMBERED = 1
-#: A host name and a time are far shorter; the rest of a longer body is not ours.
+#: A host name and a time are far shorter; a longer body is not s3backer's.
 _BODY_MAX = 4096
 _VALUE = re.compile(r'"?([0-9a-f]{1,8})"?', re.ASCII | re.IGNORECASE)
 
@@ -46,15 +47,17 @@ def new_value() -> int:
 
 async def read_token(bucket: Bucket, prefix: str) -> MountToken | None:
     """The token of the volume under ``prefix``; None when nobody has it mounted for writing."""
+    key = prefix + MOUNT_TOKEN_NAME
     try:
-        found = await bucket.get(prefix + MOUNT_TOKEN_NAME)
+        info = await bucket.head(key)
+        body = (await bucket.get(key)).data if info.size_bytes <= _BODY_MAX else b""
     except BucketNotFound:
         raise
     except NotFound:
         return None
-    match = _VALUE.fullmatch(found.info.attributes.metadata.get(METADATA_NAME, ""))
+    match = _VALUE.fullmatch(info.attributes.metadata.get(METADATA_NAME, ""))
     value = (int(match[1], 16) if match else 0) or UNNUMBERED
-    lines = bytes(found.data[:_BODY_MAX]).decode(errors="replace").splitlines()
+    lines = bytes(body).decode(errors="replace").splitlines()
     host, since = (_printable(line) for line in [*lines, "", ""][:2])
     return MountToken(value, host, since)
 
@@ -84,11 +87,14 @@ async def take_token(
     """Say that the volume is mounted here. ``now`` is UTC. Raises Busy when somebody else has said so; with
     ``force`` his token is replaced."""
     assert 0 < value < SHARED
-    key = prefix + MOUNT_TOKEN_NAME
+    if not force:
+        # A store that does not know conditions may pass over them: then this look is all there is, as in
+        # s3backer.
+        await check_not_mounted(bucket, prefix)
     body = f"{host}\n{now:%Y%m%dT%H%M%SZ}\n".encode()
     attributes = Attributes(content_type=CONTENT_TYPE, metadata={METADATA_NAME: f"{value:08x}"})
     try:
-        await bucket.put(key, body, attributes=attributes, condition=None if force else IfAbsent())
+        await put_new(bucket, prefix + MOUNT_TOKEN_NAME, body, attributes, replace=force)
     except AlreadyExists:
         token = await read_token(bucket, prefix)
         raise _busy(bucket, prefix, token or MountToken(UNNUMBERED, None, None)) from None

@@ -1,8 +1,8 @@
 """s3backer's layout: one object per block, and none where a block is zero."""
 
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from itertools import islice
 
 from bucketry.bucket.interface import Attributes, Bucket, Object
 from bucketry.codec.offload import Offload
@@ -13,7 +13,7 @@ from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
-from bucketry.layout.interface import BatchShape, Change, Write
+from bucketry.layout.interface import BatchShape, Change, Zero
 from bucketry.layout.listing import list_blocks
 from bucketry.layout.together import together
 
@@ -101,32 +101,32 @@ class S3backerLayout:
         return self._codec.decode(block, found.data, attributes.content_encoding, attributes.metadata)
 
     async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
-        # What a block becomes: the last change to it, None for zeros.
-        contents: dict[int, BytesLike | None] = {}
+        # The last change to a block counts. Zeros stay ranges: there may be many millions of blocks in one.
+        written: dict[int, BytesLike] = {}
+        zeroed: list[range] = []
         for change in changes:
             blocks = self._blocks(change.extent)
-            if isinstance(change, Write):
-                contents.update(zip(blocks, self._split(change.data), strict=True))
-            else:
-                contents.update(dict.fromkeys(blocks))
-        work: list[Coroutine[Any, Any, None]] = []
-        absent = []
-        for block, data in contents.items():
-            if data is None:
-                absent.append(block)
-            else:
-                work.append(self._write_block(block, data, priority))
-        if absent:
+            if isinstance(change, Zero):
+                written = {block: data for block, data in written.items() if block not in blocks}
+                zeroed.append(blocks)
+                continue
+            for block, data in zip(blocks, self._split(change.data), strict=True):
+                if is_zero(data):
+                    written.pop(block, None)
+                    zeroed.append(range(block, block + 1))
+                else:
+                    written[block] = data
+        work = [self._write_block(block, data, priority) for block, data in written.items()]
+        if zeroed:
+            absent = (block for blocks in zeroed for block in blocks if block not in written)
             work.append(self._delete_blocks(absent, priority))
         await together(work)
 
-    def _split(self, data: BytesLike) -> Iterable[BytesLike | None]:
-        """The blocks of ``data``; None for those that are zero."""
+    def _split(self, data: BytesLike) -> Iterator[memoryview]:
+        """The blocks of ``data``."""
         size = self._geometry.block_size_bytes
         view = memoryview(data)
-        for start in range(0, len(view), size):
-            part = view[start : start + size]
-            yield None if is_zero(part) else part
+        return (view[start : start + size] for start in range(0, len(view), size))
 
     async def _write_block(self, block: int, data: BytesLike, priority: Priority) -> None:
         if self._codec.is_heavy:
@@ -142,12 +142,13 @@ class S3backerLayout:
         await self._bucket.put(self._names.key(block), encoded.body, attributes=attributes, priority=priority)
         self._blocks_written += 1
 
-    async def _delete_blocks(self, blocks: Sequence[int], priority: Priority) -> None:
-        if len(blocks) == 1:
-            await self._bucket.delete(self._names.key(blocks[0]), priority=priority)
-        else:
-            await self._bucket.delete_many(map(self._names.key, blocks), priority=priority)
-        self._blocks_deleted += len(blocks)
+    async def _delete_blocks(self, blocks: Iterator[int], priority: Priority) -> None:
+        while keys := [self._names.key(block) for block in islice(blocks, _ZEROS_MAX)]:
+            if len(keys) == 1:
+                await self._bucket.delete(keys[0], priority=priority)
+            else:
+                await self._bucket.delete_many(keys, priority=priority)
+            self._blocks_deleted += len(keys)
 
     async def survey(self) -> AsyncGenerator[Sequence[Extent], None]:
         pages = list_blocks(self._bucket, self._names)

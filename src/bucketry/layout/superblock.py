@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bucketry.bucket.interface import Attributes, Bucket, ByteRange, IfAbsent
+from bucketry.bucket.interface import Attributes, Bucket, ByteRange
 from bucketry.core.geometry import Geometry
 from bucketry.core.names import SUPERBLOCK_NAME
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, Unsupported
+from bucketry.layout.put_new import put_new
 from bucketry.settings import CIPHER_KEY_BYTES, VolumeFormat
 
 T = TypeVar("T")
@@ -149,12 +150,8 @@ async def write_superblock(
     bucket: Bucket, prefix: str, superblock: Superblock, *, replace: bool = False
 ) -> None:
     """Raises AlreadyExists where one is, unless it is to be replaced."""
-    await bucket.put(
-        prefix + SUPERBLOCK_NAME,
-        encode(superblock),
-        attributes=Attributes(content_type=CONTENT_TYPE),
-        condition=None if replace else IfAbsent(),
-    )
+    key = prefix + SUPERBLOCK_NAME
+    await put_new(bucket, key, encode(superblock), Attributes(content_type=CONTENT_TYPE), replace=replace)
 
 
 def _parse(body: bytes) -> object:

@@ -328,6 +328,9 @@ async def create(
     ``force`` writes the superblock over whatever is there: blocks stay, and become this volume's.
     """
     if not force:
+        # A damaged or newer one raises what is wrong with it.
+        if await read_superblock(bucket, prefix) is not None:
+            raise AlreadyExists(f"{bucket.url}/{prefix}: there is a volume already; erase that first")
         sample = await _find_sample(bucket, prefix, None)
         if sample is not None:
             raise AlreadyExists(
@@ -355,10 +358,7 @@ async def create(
         created=created,
         created_by=created_by,
     )
-    try:
-        await write_superblock(bucket, prefix, superblock, replace=force)
-    except AlreadyExists as error:
-        raise AlreadyExists(f"{bucket.url}/{prefix}: there is a volume already; erase that first") from error
+    await write_superblock(bucket, prefix, superblock, replace=force)
     return _our_volume(prefix, superblock)
 
 
