@@ -7,7 +7,7 @@ import pytest
 
 from bucketry.bucket.interface import Attributes
 from bucketry.bucket.memory import MemoryBucket
-from bucketry.errors import Busy
+from bucketry.errors import Busy, NotFound
 from bucketry.layout.mount_token import (
     SHARED,
     MountToken,
@@ -18,6 +18,7 @@ from bucketry.layout.mount_token import (
     release_token,
     take_token,
 )
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket
 
 KEY = "p/s3backer-mounted"
 NOW = datetime(2026, 11, 21, 18, 19, 17, tzinfo=UTC)
@@ -59,6 +60,15 @@ async def test_only_one_of_many_wins(bucket: MemoryBucket) -> None:
     results = await asyncio.gather(*starts, return_exceptions=True)
     assert sum(result is None for result in results) == 1
     assert sum(isinstance(result, Busy) for result in results) == 4
+
+
+async def test_the_store_decides_who_wins(bucket: MemoryBucket) -> None:
+    """Whoever saw no token but comes second with the put is refused all the same."""
+    await take_token(bucket, "p/", 1, host="vm", now=NOW)
+    blind = FaultyBucket(bucket)
+    blind.plan(Fail(NotFound), operation="head")
+    with pytest.raises(Busy, match="in use by vm since"):
+        await take_token(blind, "p/", 2, host="other", now=NOW)
 
 
 async def test_force_replaces_it_and_the_loser_leaves_it(bucket: MemoryBucket) -> None:

@@ -1,6 +1,7 @@
 """The superblock: both ways, and everything that is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,15 @@ def test_its_fields_are_those_of_the_format() -> None:
         "created": "2026-11-21T19:38:00Z",
         "created_by": "bucketry 0.1.0",
     }
+
+
+def test_the_documented_example_is_one() -> None:
+    """What docs/format.md shows can be read."""
+    page = (Path(__file__).parents[2] / "docs/format.md").read_text()
+    example = page.split("```json")[1].split("```")[0]
+    superblock = decode(example.encode())
+    assert superblock.format.cipher == "AES-256-CBC"
+    assert json.loads(encode(superblock)) == json.loads(example)
 
 
 def test_the_length_of_the_key_is_always_written() -> None:
