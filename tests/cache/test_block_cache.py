@@ -8,7 +8,7 @@ import pytest
 
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.block_table import SLOT_BYTES
-from bucketry.core.geometry import Geometry
+from bucketry.core.geometry import Geometry, Span
 from bucketry.errors import Closed, Corrupt, Unavailable
 from bucketry.settings import CacheSettings
 from bucketry.testing.memory_layout import MemoryLayout
@@ -64,8 +64,8 @@ async def running(
 
 
 async def read(cache: BlockCache, block: int) -> bytes:
-    (data,) = await cache.read_blocks(block, block + 1)
-    return bytes(BLOCK) if data is None else bytes(data)
+    (data,) = await cache.read([Span(block, 0, BLOCK)])
+    return bytes(data)
 
 
 def figure(cache: BlockCache, name: str) -> object:
@@ -184,62 +184,144 @@ async def test_a_cancelled_reader_does_not_disturb_the_others() -> None:
         assert await second == block_of(9)
 
 
-async def test_partial_writes_during_a_load_are_merged_in_order() -> None:
-    """Two overlapping partial writes into a block that is being loaded both count, the later over the
-    earlier."""
+async def test_small_writes_into_an_unknown_block_read_nothing_until_it_is_uploaded() -> None:
+    """Writing, and reading what was written, need no request; the flush reads the rest of the block once."""
     layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
     layout.blocks[9] = block_of(9)
     async with running(layout) as (cache, _):
-        layout.read_gate.close()
-        one = asyncio.create_task(cache.write(9, 10, b"aaaa"))
-        await settle()
-        two = asyncio.create_task(cache.write(9, 12, b"bbbb"))
-        await settle()
-        assert not one.done()
-        layout.read_gate.open()
-        await asyncio.gather(one, two)
-        assert await read(cache, 9) == b"\x09" * 10 + b"aabbbb" + b"\x09" * (BLOCK - 16)
-        assert layout.read_log == [9]
-
-
-async def test_a_whole_write_during_a_load_wins_over_what_is_loaded() -> None:
-    """A block replaced while its old content is on the way has the new content afterwards, also in the
-    bucket."""
-    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
-    layout.blocks[9] = block_of(9)
-    async with running(layout) as (cache, _):
-        layout.read_gate.close()
-        reader = asyncio.create_task(read(cache, 9))
-        await settle()
-        writer = asyncio.create_task(cache.write(9, 0, block_of(8)))
-        await settle()
-        layout.read_gate.open()
-        await asyncio.gather(reader, writer)
-        assert await read(cache, 9) == block_of(8)
+        await cache.write(9, 10, b"aaaa")
+        await cache.write(9, 12, b"bbbb")
+        assert cache.read_nowait(9, 11, 15) == b"abbb"
+        assert cache.read_nowait(9, 9, 12) is None
+        assert layout.read_log == []
         await cache.flush()
-        assert layout.blocks[9] == block_of(8)
+        assert layout.read_log == [9]
+        assert layout.blocks[9] == b"\x09" * 10 + b"aabbbb" + b"\x09" * (BLOCK - 16)
 
 
-async def test_a_corrupt_block_can_be_replaced_but_not_patched() -> None:
-    """A partial write into an unreadable block fails as the read does; a whole write repairs it."""
+async def test_a_block_written_whole_in_pieces_is_never_read() -> None:
+    """When small writes have covered a block, nothing of its old content is asked for."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout) as (cache, _):
+        for start in (1024, 0, 3072, 2048):
+            await cache.write(9, start, bytes([start // 1024 + 1]) * 1024)
+        await cache.flush()
+        assert layout.read_log == []
+        assert layout.blocks[9] == b"".join(bytes([n]) * 1024 for n in (1, 2, 3, 4))
+
+
+async def test_writes_during_a_load_stay_over_what_arrives() -> None:
+    """Small and whole writes into blocks that are on their way do not wait, and win over what was loaded."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {8: block_of(8), 9: block_of(9)}
+    async with running(layout) as (cache, _):
+        layout.read_gate.close()
+        readers = [asyncio.create_task(read(cache, n)) for n in (8, 9)]
+        await until(lambda: layout.read_gate.waiting == 2)
+        await cache.write(8, 1, b"x")
+        await cache.write(9, 0, block_of(1))
+        layout.read_gate.open()
+        eight, nine = await asyncio.gather(*readers)
+        assert eight == b"\x08x" + b"\x08" * (BLOCK - 2)
+        assert nine == block_of(1)
+        await cache.flush()
+        assert layout.blocks == {8: eight, 9: nine}
+
+
+@pytest.mark.logs("kept in memory until the block is written whole")
+async def test_a_damaged_block_holds_up_nothing_else_and_can_be_replaced() -> None:
+    """A small write into an unreadable block is kept, and every flush reports it; other writes reach the
+    bucket all the same; writing the block whole repairs it."""
     layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
     layout.blocks[9] = block_of(9)
     layout.read_error = Corrupt("block 9 is damaged")
     async with running(layout) as (cache, _):
         with pytest.raises(Corrupt):
-            await cache.write(9, 1, b"x")
-        with pytest.raises(Corrupt):
             await read(cache, 9)
-        layout.read_gate.close()
-        reader = asyncio.create_task(read(cache, 9))
-        await settle()
-        repair = asyncio.create_task(cache.write(9, 0, block_of(1)))
-        await settle()
-        layout.read_gate.open()
-        await repair
-        with pytest.raises(Corrupt):
-            await reader
+        await cache.write(9, 1, b"x")
+        await cache.write(5, 0, block_of(5))
+        for _ in range(2):
+            with pytest.raises(Corrupt):
+                await cache.flush()
+        assert layout.blocks == {5: block_of(5), 9: block_of(9)}
+        assert cache.read_nowait(9, 1, 2) == b"x"
+        assert figure(cache, "aside_count") == figure(cache, "dirty_count") == 1
+        await cache.write(9, 0, block_of(1))
+        await cache.flush()
+        assert layout.blocks[9] == block_of(1)
         assert await read(cache, 9) == block_of(1)
+        assert figure(cache, "dirty_bytes") == 0
+
+
+@pytest.mark.logs("kept in memory until the block is written whole")
+async def test_a_damaged_block_that_was_mended_gets_its_write() -> None:
+    """When the block can be read again, the next flush uploads what was set aside."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    layout.read_error = Corrupt("block 9 is damaged")
+    async with running(layout) as (cache, _):
+        await cache.write(9, 0, b"x")
+        with pytest.raises(Corrupt):
+            await cache.flush()
+        layout.read_error = None
+        await cache.flush()
+        assert layout.blocks[9] == b"x" + b"\x09" * (BLOCK - 1)
+
+
+async def test_a_later_epoch_waits_for_the_earlier_one() -> None:
+    """No write after a flush reaches the bucket before everything from before it has."""
+    async with running(write_delay_seconds=0) as (cache, layout):
+        layout.commit_gate.close()
+        for n in range(6):
+            await cache.write(n, 0, block_of(1))
+        first = asyncio.create_task(cache.flush())
+        await settle()
+        await cache.write(10, 0, block_of(2))
+        second = asyncio.create_task(cache.flush())
+        await settle()
+        assert layout.commit_gate.waiting == 4
+        layout.commit_gate.open()
+        await first
+        await second
+        order = [block for numbers in layout.commit_log for block in numbers]
+        assert order == [0, 1, 2, 3, 4, 5, 10]
+
+
+async def test_a_block_rewritten_in_a_later_epoch_keeps_its_older_version_until_then() -> None:
+    """The bucket gets the block as it was at the flush, before it gets what was written later."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[1] = block_of(9)
+    async with running(layout) as (cache, _):
+        await cache.write(1, 0, b"old")
+        await cache.write(2, 0, block_of(2))
+        layout.commit_gate.close()
+        flush = asyncio.create_task(cache.flush())
+        await until(lambda: layout.commit_gate.waiting == 2)
+        await cache.write(1, 0, b"new!")
+        await cache.write(2, 0, block_of(3))
+        layout.commit_gate.open()
+        await flush
+        assert layout.blocks == {1: b"old" + b"\x09" * (BLOCK - 3), 2: block_of(2)}
+        await cache.flush()
+        assert layout.blocks == {1: b"new!" + b"\x09" * (BLOCK - 4), 2: block_of(3)}
+
+
+@pytest.mark.logs("not in the bucket yet")
+async def test_a_failed_epoch_holds_the_next_one_back() -> None:
+    """While an epoch cannot be uploaded nothing of the next one is; when it can, both go, in order."""
+    async with running() as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        layout.commit_error = Unavailable("away")
+        with pytest.raises(Unavailable):
+            await cache.flush()
+        await cache.write(2, 0, block_of(2))
+        with pytest.raises(Unavailable):
+            await cache.flush()
+        assert {block for numbers in layout.commit_log for block in numbers} == {1}
+        layout.commit_error = None
+        await cache.flush()
+        assert layout.commit_log[-2:] == [[1], [2]]
 
 
 async def test_writers_wait_for_room_and_go_on() -> None:
@@ -371,7 +453,7 @@ async def test_closing_flushes_and_then_refuses() -> None:
         await cache.write(1, 0, block_of(1))
         await cache.close()
         assert layout.blocks == {1: block_of(1)}
-        for call in (cache.read_blocks(0, 1), cache.write(0, 0, b"x"), cache.flush()):
+        for call in (cache.read([Span(0, 0, 1)]), cache.write(0, 0, b"x"), cache.flush()):
             with pytest.raises(Closed):
                 await call
 

@@ -1,111 +1,171 @@
-"""The table of blocks in memory: its limits and its states."""
+"""The table of blocks in memory: its limits, its states, and the order in which the bucket gets what was
+written."""
 
 import random
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import pytest
 
-from bucketry.core.block_table import SLOT_BYTES, BlockTable, Slot, State
+from bucketry.core.block_table import SLOT_BYTES, BlockTable, State, Version
 from bucketry.core.zero_map import ZeroMap
 
 BLOCK = 16
 ONE = BLOCK + SLOT_BYTES
+BLOCKS = 16
+ZEROS = bytes(BLOCK)
 
 
-def a_table(*, held: int = 8, dirty: int = 4, blocks: int = 16) -> BlockTable:
-    return BlockTable(BLOCK, ZeroMap(blocks), held * ONE, dirty * ONE)
+def a_table(*, held: int = 8, dirty: int = 4) -> BlockTable:
+    return BlockTable(BLOCK, ZeroMap(BLOCKS), held * ONE, dirty * ONE)
 
 
-def take(table: BlockTable) -> list[Slot]:
-    return table.take_due(float("inf"), BLOCK, 4)
+def take(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[Version]:
+    return table.next_work(dirty_before, data_bytes, 4, 4).uploads
 
 
-def state_of(slot: Slot) -> State:
-    """The state, read anew (a type checker takes an attribute that it has compared once for settled)."""
-    return slot.state
+def taken(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[int]:
+    return [version.block for version in take(table, dirty_before, data_bytes)]
 
 
-def test_a_write_goes_dirty_uploading_clean() -> None:
-    """The plain life of a block."""
+def data_of(version: Version) -> bytes:
+    return ZEROS if version.data is None else bytes(version.data)
+
+
+def finish(table: BlockTable, version: Version, *, ok: bool = True) -> None:
+    table.finish(version, ok=ok, now=9.0)
+
+
+def content(table: BlockTable, block: int) -> bytes:
+    slot = table.peek(block)
+    return bytes(slot.data) if slot is not None and slot.data is not None else ZEROS
+
+
+def test_a_write_is_uploaded_once() -> None:
+    """The plain life of a block: dirty until its upload has ended, clean and readable afterwards."""
     table = a_table()
     table.write(1, 0, b"a" * BLOCK, 0.0)
-    (slot,) = take(table)
-    assert state_of(slot) is State.UPLOADING
     assert table.dirty_bytes == ONE
-    table.finish(slot, ok=True, now=1.0)
-    assert state_of(slot) is State.CLEAN
+    (version,) = take(table)
+    assert data_of(version) == b"a" * BLOCK
+    finish(table, version)
     assert table.dirty_bytes == 0
+    assert content(table, 1) == b"a" * BLOCK
     assert take(table) == []
 
 
 def test_a_write_during_the_upload_leaves_the_uploaded_bytes_alone() -> None:
-    """Whoever uploads holds the old bytes; the slot goes on with a copy, and is dirty when the upload
-    ends."""
+    """Whoever uploads holds the old bytes; the block goes on with a copy, which is uploaded when the first
+    upload has ended."""
     table = a_table()
     table.write(1, 0, b"a" * BLOCK, 0.0)
-    (slot,) = take(table)
-    uploaded = slot.data
+    (first,) = take(table)
     table.write(1, 0, b"b", 1.0)
     table.write(1, 1, b"c", 1.0)
-    assert uploaded == b"a" * BLOCK
-    assert state_of(slot) is State.REWRITTEN
-    table.finish(slot, ok=True, now=2.0)
-    assert state_of(slot) is State.DIRTY
-    assert take(table) == [slot]
-    assert slot.data == b"bc" + b"a" * (BLOCK - 2)
+    assert data_of(first) == b"a" * BLOCK
+    assert take(table) == [], "one upload of a block at a time"
+    finish(table, first)
+    (second,) = take(table)
+    assert data_of(second) == b"bc" + b"a" * (BLOCK - 2)
 
 
-def test_a_failed_upload_leaves_the_block_dirty() -> None:
-    """Nothing is forgotten when an upload fails."""
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_a_failed_upload_leaves_the_block_dirty(rewritten: bool) -> None:
+    """Nothing is forgotten when an upload fails; a block that was rewritten meanwhile goes in its newer
+    state."""
     table = a_table()
     table.write(1, 0, b"a" * BLOCK, 0.0)
-    (slot,) = take(table)
-    table.finish(slot, ok=False, now=1.0)
-    assert state_of(slot) is State.DIRTY
+    (version,) = take(table)
+    if rewritten:
+        table.write(1, 0, b"b", 1.0)
+    finish(table, version, ok=False)
     assert table.dirty_bytes == ONE
-    assert take(table) == [slot]
+    (again,) = take(table)
+    assert data_of(again) == (b"b" if rewritten else b"a") + b"a" * (BLOCK - 1)
 
 
-def test_blocks_are_taken_in_the_order_in_which_they_became_dirty() -> None:
-    """First dirtied, first uploaded; only what is old enough; and what a flush waits for before all else."""
+def test_blocks_go_in_the_order_in_which_they_became_dirty() -> None:
+    """First dirtied, first uploaded; before a flush only what is old enough, after it everything."""
     table = a_table()
     for block in (3, 1, 2):
         table.write(block, 0, b"a" * BLOCK, float(block))
-    assert [slot.block for slot in table.take_due(0.5, BLOCK, 4)] == []
-    assert [slot.block for slot in table.take_due(3.0, BLOCK, 4)] == [3]
-    assert table.begin_flush() == {1: 1, 2: 1, 3: 1}
-    table.write(5, 0, b"a" * BLOCK, 0.0)
-    assert [slot.block for slot in table.take_due(0.0, 8 * BLOCK, 4)] == [1, 2, 5]
+    assert taken(table, dirty_before=0.5) == []
+    assert taken(table, dirty_before=3.0) == [3]
+    table.begin_flush()
+    assert taken(table, dirty_before=0.0, data_bytes=8 * BLOCK) == [1, 2]
 
 
-def test_a_block_rewritten_under_way_is_urgent_again_only_for_a_flush_that_saw_the_rewrite() -> None:
-    """A flush puts a rewritten block before the others as soon as its upload has ended."""
+def test_the_next_epoch_waits_until_the_bucket_has_the_one_before() -> None:
+    """After a flush nothing written later goes until all of the earlier has arrived; a flush is drained
+    exactly then."""
     table = a_table()
     table.write(1, 0, b"a" * BLOCK, 0.0)
-    (slot,) = take(table)
-    table.write(1, 0, b"b", 5.0)
-    assert table.begin_flush() == {1: 2}
-    table.finish(slot, ok=True, now=6.0)
-    assert slot.uploaded == 1
-    assert table.has_urgent
-    assert table.take_due(0.0, BLOCK, 4) == [slot]
+    epoch = table.begin_flush()
+    table.write(1, 0, b"b" * BLOCK, 1.0)
+    table.write(2, 0, b"b" * BLOCK, 1.0)
+    (old,) = take(table, data_bytes=8 * BLOCK)
+    assert data_of(old) == b"a" * BLOCK
+    assert take(table) == []
+    assert not table.is_drained(epoch)
+    finish(table, old)
+    assert table.is_drained(epoch)
+    assert taken(table, data_bytes=8 * BLOCK) == [1, 2]
 
 
-def test_has_room_ends_at_the_dirty_limit() -> None:
-    """As many blocks as fit the limit become dirty; one that is dirty already may always be written again."""
+def test_a_flush_of_nothing_is_drained() -> None:
+    """Flushing without writes waits for nothing; flushing twice waits for the same epoch."""
+    table = a_table()
+    assert table.is_drained(table.begin_flush())
+    table.write(1, 0, b"a" * BLOCK, 0.0)
+    assert table.begin_flush() == table.begin_flush()
+
+
+def test_small_writes_are_known_in_part_until_the_rest_arrives() -> None:
+    """A block written in part cannot go before the rest is there; what arrives goes under what was
+    written."""
+    table = a_table()
+    table.write(1, 4, b"new", 0.0)
+    work = table.next_work(float("inf"), BLOCK, 4, 4)
+    assert (work.uploads, work.incomplete) == ([], [1])
+    assert not table.is_known(1)
+    table.insert(1, b"o" * BLOCK)
+    (version,) = take(table)
+    assert data_of(version) == b"oooonew" + b"o" * 9
+
+
+def test_the_rest_goes_under_every_version() -> None:
+    """Two epochs wrote into the same unknown block: each gets the old bytes around its own."""
+    table = a_table()
+    table.write(1, 0, b"1", 0.0)
+    table.begin_flush()
+    table.write(1, 1, b"2", 0.0)
+    table.insert(1, b"o" * BLOCK)
+    (first,) = take(table)
+    assert data_of(first) == b"1" + b"o" * 15
+    finish(table, first)
+    (second,) = take(table)
+    assert data_of(second) == b"12" + b"o" * 14
+
+
+def test_the_limit_on_dirty_blocks() -> None:
+    """As many blocks as fit the limit become dirty; one that is dirty and not on its way may always be
+    written."""
     table = a_table(dirty=2)
     for block in (1, 2):
-        assert table.has_room(block)
+        assert table.can_write(block)
         table.write(block, 0, b"a" * BLOCK, 0.0)
-    assert not table.has_room(3)
-    assert table.has_room(1)
+    assert not table.can_write(3)
+    assert table.can_write(1)
+    take(table)
+    assert not table.can_write(1), "it would need a second copy"
 
 
 def test_one_block_always_has_room() -> None:
     """A limit smaller than a block still lets one block at a time through."""
     table = BlockTable(BLOCK, ZeroMap(4), 1, 1)
-    assert table.has_room(0)
+    assert table.can_write(0)
     table.write(0, 0, b"a" * BLOCK, 0.0)
-    assert not table.has_room(1)
+    assert not table.can_write(1)
 
 
 def test_zero_blocks_hold_no_bytes_and_vanish_when_deleted() -> None:
@@ -114,9 +174,9 @@ def test_zero_blocks_hold_no_bytes_and_vanish_when_deleted() -> None:
     table.insert(1, b"a" * BLOCK)
     table.zero(1, 0.0)
     assert table.statistics().held_bytes == SLOT_BYTES
-    (slot,) = take(table)
-    assert slot.data is None
-    table.finish(slot, ok=True, now=1.0)
+    (version,) = take(table)
+    assert version.data is None
+    finish(table, version)
     assert table.statistics().held_count == 0
     assert table.zeros.is_zero(1)
 
@@ -125,9 +185,9 @@ def test_data_that_turns_out_zero_is_taken_as_zero() -> None:
     """A block whose bytes are all zero when it is taken for upload is to be deleted, not put."""
     table = a_table()
     table.insert(1, b"a" * BLOCK)
-    table.write(1, 0, bytes(BLOCK), 0.0)
-    (slot,) = take(table)
-    assert slot.data is None
+    table.write(1, 0, ZEROS, 0.0)
+    (version,) = take(table)
+    assert version.data is None
     assert table.zeros.is_zero(1)
     assert table.dirty_bytes == SLOT_BYTES
 
@@ -141,73 +201,117 @@ def test_inserting_into_a_table_full_of_dirty_blocks_keeps_the_limit() -> None:
     assert table.peek(3) is None
 
 
-def test_a_partial_write_into_an_unknown_block_is_a_bug() -> None:
-    """The table refuses to invent the rest of a block."""
-    with pytest.raises(AssertionError):
-        a_table().write(1, 0, b"a", 0.0)
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_random_histories_keep_the_accounts_and_the_content(seed: int) -> None:
-    """Random inserts, writes, zeroes, uploads that fail or not, and flushes, against a dictionary: the
-    content is always the model's, the byte counts are those of the slots, and whatever is not dirty is in the
-    bucket."""
-    dice = random.Random(seed)
+def test_what_is_set_aside_holds_nothing_up() -> None:
+    """A version that cannot be completed lets its epoch end; written whole later, the newer one takes its
+    place."""
     table = a_table()
-    model: dict[int, bytes] = {}
-    bucket: dict[int, bytes] = {}
-    under_way: list[tuple[Slot, bytes | None]] = []
-    for now in range(400):
-        block = dice.randrange(16)
-        known = table.is_known(block)
-        match dice.randrange(7):
-            case 0 | 1 if table.has_room(block):
-                whole = not known or dice.random() < 0.5
-                start = 0 if whole else dice.randrange(BLOCK)
-                length = BLOCK if whole else dice.randrange(1, BLOCK - start + 1)
+    table.write(1, 0, b"x", 0.0)
+    table.write(2, 0, b"a" * BLOCK, 0.0)
+    epoch = table.begin_flush()
+    table.set_aside(1)
+    (version,) = take(table)
+    finish(table, version)
+    assert table.is_drained(epoch)
+    assert table.aside_blocks() == [1]
+    table.write(1, 0, b"b" * BLOCK, 1.0)
+    (newer,) = take(table)
+    finish(table, newer)
+    assert (data_of(newer), table.dirty_bytes, table.aside_blocks()) == (b"b" * BLOCK, 0, [])
+
+
+@dataclass
+class Model:
+    """What the disk should hold, what the bucket does, and every state in which a block was, by epoch."""
+
+    disk: dict[int, bytes] = field(default_factory=dict)
+    bucket: dict[int, bytes] = field(default_factory=dict)
+    #: The disk at the end of each epoch, and the states of each block during each.
+    ends: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    during: dict[int, dict[int, set[bytes]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+
+    def change(self, epoch: int, block: int, data: bytes) -> None:
+        self.disk[block] = data
+        self.during[epoch][block].add(data)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_histories(seed: int) -> None:
+    """Random inserts, writes, zeroes, flushes and uploads that fail or not: at every step the content is the
+    model's, the byte counts are right, the limits hold, and the bucket is the disk at some flush plus some
+    writes of the epoch after it."""
+    dice = random.Random(seed)
+    table, model = a_table(), Model()
+    if dice.random() < 0.5:
+        model.disk = {block: dice.randbytes(BLOCK) for block in range(0, BLOCKS, 2)}
+    model.bucket = dict(model.disk)
+    model.ends[0] = dict(model.disk)
+    under_way: list[tuple[Version, bytes]] = []
+    for now in range(300):
+        block, number = dice.randrange(BLOCKS), table._epochs[-1].number
+        match dice.randrange(8):
+            case 0 | 1 | 2 if table.can_write(block):
+                start = dice.choice([0, dice.randrange(BLOCK)])
+                length = BLOCK if dice.random() < 0.3 and start == 0 else dice.randrange(1, BLOCK - start + 1)
                 data = bytes(length) if dice.random() < 0.3 else dice.randbytes(length)
                 table.write(block, start, data, float(now))
-                old = model.get(block, bytes(BLOCK))
-                model[block] = old[:start] + data + old[start + length :]
-            case 2 if table.has_room(block):
+                old = model.disk.get(block, ZEROS)
+                model.change(number, block, old[:start] + data + old[start + length :])
+            case 3 if table.can_write(block):
                 table.zero(block, float(now))
-                model[block] = bytes(BLOCK)
-            case 3 if not known:
-                table.insert(block, bucket.get(block))
+                model.change(number, block, ZEROS)
             case 4:
-                batch = table.take_due(now - dice.choice([0, 50]), BLOCK, 4)
-                under_way += [(slot, None if slot.data is None else bytes(slot.data)) for slot in batch]
-            case 5 if under_way:
-                slot, content = under_way.pop(dice.randrange(len(under_way)))
+                # The bucket is read; not while an upload of the block is under way, as the answer may be of
+                # before or after: here it is of now.
+                table.insert(block, model.bucket.get(block))
+            case 5:
+                work = table.next_work(now - dice.choice([0, 50]), BLOCK, 4, 4)
+                under_way += [(version, data_of(version)) for version in work.uploads]
+                for incomplete in work.incomplete:
+                    table.insert(incomplete, model.bucket.get(incomplete))
+            case 6 if under_way:
+                version, uploaded = under_way.pop(dice.randrange(len(under_way)))
+                assert data_of(version) == uploaded
                 ok = dice.random() < 0.7
-                if ok and content is None:
-                    bucket.pop(slot.block, None)
-                elif ok and content is not None:
-                    bucket[slot.block] = content
-                table.finish(slot, ok=ok, now=float(now))
-            case 6 if dice.random() < 0.2:
-                table.begin_flush()
+                if ok or dice.random() < 0.5:  # a failed upload may have arrived all the same
+                    model.bucket[version.block] = uploaded
+                    if uploaded == ZEROS:
+                        del model.bucket[version.block]
+                table.finish(version, ok=ok, now=float(now))
+            case 7 if dice.random() < 0.3 and table.begin_flush() == number:
+                model.ends[number] = dict(model.disk)
             case _:
                 pass
-        _check(table, model, bucket)
+        _check(table, model)
 
 
-def _check(table: BlockTable, model: dict[int, bytes], bucket: dict[int, bytes]) -> None:
+def _check(table: BlockTable, model: Model) -> None:
     slots = list(table._slots.values())
-    dirty = [slot for slot in slots if slot.state is not State.CLEAN]
+    versions = [version for slot in slots for version in slot.versions]
     statistics = table.statistics()
-    assert statistics.held_bytes == sum(SLOT_BYTES + len(slot.data or b"") for slot in slots)
-    assert statistics.dirty_bytes == sum(SLOT_BYTES + len(slot.data or b"") for slot in dirty)
-    assert statistics.held_bytes <= statistics.held_bytes_max
-    assert statistics.dirty_bytes <= statistics.dirty_bytes_max
-    assert statistics.dirty_count == len(dirty)
-    assert {slot.block for slot in dirty} == set(table.dirty_blocks())
-    for block in range(16):
+    dirty_bytes = sum(version.cost_bytes for version in versions)
+    clean_bytes = sum(SLOT_BYTES + len(slot.data or b"") for slot in slots if not slot.versions)
+    assert statistics.dirty_bytes == dirty_bytes <= statistics.dirty_bytes_max
+    assert statistics.held_bytes == dirty_bytes + clean_bytes <= statistics.held_bytes_max
+    assert statistics.dirty_count == len(versions)
+    assert {slot.block for slot in slots if slot.versions} == set(table.dirty_blocks())
+    assert statistics.uploading_count == sum(version.state is State.UPLOADING for version in versions)
+    oldest = table._epochs[0].number
+    for block in range(BLOCKS):
         slot = table._slots.get(block)
-        expected = model.get(block, bytes(BLOCK))
+        expected = model.disk.get(block, ZEROS)
+        in_bucket = model.bucket.get(block, ZEROS)
         if table.zeros.is_zero(block):
-            assert expected == bytes(BLOCK)
-        elif slot is not None:
-            assert slot.data == expected
-        if slot is None:
-            assert bucket.get(block, bytes(BLOCK)) == expected
+            assert expected == ZEROS
+            assert slot is None or slot.data is None
+        elif slot is None:
+            assert in_bucket == expected
+        elif slot.known is None:
+            assert slot.data is not None
+            assert bytes(slot.data) == expected
+        else:
+            assert slot.data is not None
+            assert all(slot.data[start:end] == expected[start:end] for start, end in slot.known)
+        end = model.ends[oldest - 1].get(block, ZEROS)
+        assert in_bucket == end or in_bucket in model.during[oldest][block]

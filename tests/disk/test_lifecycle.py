@@ -1,11 +1,11 @@
 """Volumes are made, opened and erased, and nothing is written before it may be."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from bucketry.bucket.interface import IfAbsent
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
 from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
@@ -259,7 +259,8 @@ async def test_erasing_fails_when_something_remains(store: MemoryStore) -> None:
 
 
 async def test_two_creators_do_not_both_win(place: Place) -> None:
-    """The superblock is put only where none is: of two that found nothing, one is refused."""
-    await place.bucket.put("vol/" + SUPERBLOCK_NAME, b"{}", condition=IfAbsent())
-    with pytest.raises(AlreadyExists):
-        await lifecycle.create(place, PLAIN, None)
+    """Of several that create the same volume at once, one succeeds, and the others are told that it exists."""
+    outcomes = await asyncio.gather(
+        *(lifecycle.create(place, PLAIN, None) for _ in range(5)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AlreadyExists"] * 4 + ["Volume"]

@@ -2,24 +2,23 @@
 in the background.
 
 The decisions are ``core.block_table``'s. This module waits: for loads (one per block at a time, whoever
-asks), for room, for uploads. A write that needs the rest of a block that is still being loaded is queued on
-that load and applied the moment the block arrives, so there is no instant at which stale bytes could be
-merged.
+asks), for room, for uploads. A write never waits for a load: what arrives from the bucket goes under what was
+written meanwhile.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bucketry.core.block_table import BlockTable, Slot
+from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
-from bucketry.core.geometry import Extent
+from bucketry.core.geometry import Span
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
 from bucketry.core.zero_map import ZeroMap
-from bucketry.errors import BucketryError, Closed, Unavailable
+from bucketry.errors import BucketryError, Closed, Corrupt, Unavailable
 from bucketry.layout.interface import Change, Layout, Write, Zero
 from bucketry.settings import CacheSettings
 
@@ -39,40 +38,22 @@ _ZERO_STRIDE = 256
 
 
 @dataclass(slots=True)
-class _Pending:
-    """A write that waits for its block to be loaded; ``data`` None zeroes the whole block."""
-
-    start: int
-    data: bytes | None
-    done: asyncio.Future[None]
-
-
-class _Load:
-    """A block on its way from the bucket, and the writes to apply when it arrives."""
-
-    __slots__ = ("future", "pending")
-
-    def __init__(self, future: asyncio.Future[BytesLike | None]) -> None:
-        self.future = future
-        self.pending: list[_Pending] = []
-
-
-@dataclass(slots=True)
 class _Flush:
-    """Blocks and the generations of them that somebody waits for."""
+    """Somebody who waits until the bucket has everything up to an epoch."""
 
-    awaited: dict[int, int]
+    epoch: int
     done: asyncio.Future[None]
 
 
 @dataclass(slots=True)
 class _Counts:
-    """``read_…`` count blocks, not requests; a hit needed no waiting."""
+    """``read_…`` count blocks, not requests; a hit needed no waiting. ``incomplete_loads`` are reads of what
+    was around small writes, when their blocks were to be uploaded."""
 
     read_hits: int = 0
     read_misses: int = 0
     read_ahead_blocks: int = 0
-    writes_merged_after_load: int = 0
+    incomplete_loads: int = 0
     uploads: int = 0
     upload_failures: int = 0
     room_waits: int = 0
@@ -108,7 +89,9 @@ class BlockCache:
         self._read_ahead = ReadAhead(geometry.block_count, settings.read_ahead_bytes // self._block_size)
         self._last_read = -1
         self._zero_view = memoryview(bytes(self._block_size))
-        self._loads: dict[int, _Load] = {}
+        self._loads: dict[int, asyncio.Future[BytesLike | None]] = {}
+        #: Blocks that are being loaded so that they can be uploaded.
+        self._incomplete: set[int] = set()
         self._flushes: list[_Flush] = []
         self._room_waiters: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,37 +147,53 @@ class BlockCache:
     def read_nowait(self, block: int, start: int, end: int) -> BytesLike | None:
         """Bytes of a block if they are in memory, else None. Valid until the caller next gives way to the
         event loop."""
-        slot = self._table.peek(block)
-        if slot is not None and slot.data is not None:
-            data = slot.data
-            view: BytesLike = data if end - start == self._block_size else memoryview(data)[start:end]
-        elif slot is not None or self.zeros.is_zero(block):
-            view = self._zero_view[: end - start]
-        else:
-            return None
-        self._counts.read_hits += 1
-        if block != self._last_read:
-            self._note_read(block, block + 1)
+        view = self._peek(block, start, end)
+        if view is not None:
+            self._counts.read_hits += 1
+            if block != self._last_read:
+                self._note_read(block, block + 1)
         return view
 
-    async def read_blocks(self, first: int, stop: int) -> list[BytesLike | None]:
-        """The content of whole blocks (None: zeros), fetched together where they are not in memory. What is
-        returned does not change any more."""
+    def _peek(self, block: int, start: int, end: int) -> BytesLike | None:
+        slot = self._table.peek(block)
+        if slot is None:
+            return self._zero_view[: end - start] if self.zeros.is_zero(block) else None
+        data = slot.data
+        if data is None:
+            return self._zero_view[: end - start]
+        if slot.known is not None and not slot.known.covers(start, end):
+            return None
+        return data if end - start == self._block_size else memoryview(data)[start:end]
+
+    async def read(self, spans: Sequence[Span]) -> list[BytesLike]:
+        """The bytes of neighbouring spans, fetched together where they are not in memory. What is returned
+        does not change any more."""
         self._check_open()
-        parts: list[BytesLike | _Load | None] = []
-        for block in range(first, stop):
-            slot = self._table.peek(block)
-            if slot is not None:
+        parts: list[bytes | asyncio.Future[BytesLike | None]] = []
+        for span in spans:
+            view = self._peek(span.block, span.start, span.end)
+            if view is not None:
                 self._counts.read_hits += 1
-                parts.append(bytes(slot.data) if isinstance(slot.data, bytearray) else slot.data)
-            elif self.zeros.is_zero(block):
-                self._counts.read_hits += 1
-                parts.append(None)
+                parts.append(bytes(view))
             else:
                 self._counts.read_misses += 1
-                parts.append(self._load(block, Priority.READ))
-        self._note_read(first, stop)
-        return [await asyncio.shield(part.future) if isinstance(part, _Load) else part for part in parts]
+                parts.append(self._load(span.block, Priority.READ))
+        if spans:
+            self._note_read(spans[0].block, spans[-1].block + 1)
+        return [
+            part if isinstance(part, bytes) else await self._arrived(part, span)
+            for part, span in zip(parts, spans, strict=True)
+        ]
+
+    async def _arrived(self, load: asyncio.Future[BytesLike | None], span: Span) -> BytesLike:
+        content = await asyncio.shield(load)
+        view = self._peek(span.block, span.start, span.end)
+        if view is not None:
+            return bytes(view)
+        # It was not kept, or is gone again: then what was loaded is still what it was when we asked.
+        if content is None:
+            return bytes(span.end - span.start)
+        return memoryview(content)[span.start : span.end]
 
     def _note_read(self, first: int, stop: int) -> None:
         self._last_read = stop - 1
@@ -203,16 +202,16 @@ class BlockCache:
                 self._counts.read_ahead_blocks += 1
                 self._load(block, Priority.READ_AHEAD)
 
-    def _load(self, block: int, priority: Priority) -> _Load:
+    def _load(self, block: int, priority: Priority) -> asyncio.Future[BytesLike | None]:
         """The load of a block that is under way, or a new one."""
         load = self._loads.get(block)
         if load is None:
-            load = self._loads[block] = _Load(self._loop.create_future())
-            load.future.add_done_callback(_mark_retrieved)
+            load = self._loads[block] = self._loop.create_future()
+            load.add_done_callback(_mark_retrieved)
             self._spawn(self._run_load(block, load, priority))
         return load
 
-    async def _run_load(self, block: int, load: _Load, priority: Priority) -> None:
+    async def _run_load(self, block: int, load: asyncio.Future[BytesLike | None], priority: Priority) -> None:
         content: BytesLike | None = None
         error: BucketryError | None = None
         try:
@@ -224,81 +223,46 @@ class BlockCache:
         except Exception as failure:  # noqa: BLE001 - whoever waits must hear of a bug below, not wait for ever
             _log.exception("reading block %d failed", block)
             error = Unavailable(f"reading block {block} failed: {failure!r}")
-        # From here on nothing waits: the block is in the table, with its queued writes, before anybody else
-        # looks.
         del self._loads[block]
-        if load.pending:
-            self._merge(block, content, load.pending, error)
-        elif error is None and not self._closed:
+        if error is not None:
+            load.set_exception(error)
+            if block in self._incomplete:
+                self._incomplete.discard(block)
+                self._incomplete_failed(block, error)
+            return
+        if not self._closed:
             self._table.insert(block, content)
-        if error is None:
-            load.future.set_result(content)
-        else:
-            load.future.set_exception(error)
-
-    def _merge(
-        self, block: int, content: BytesLike | None, pending: list[_Pending], error: BucketryError | None
-    ) -> None:
-        """Apply the writes that waited for ``block``, in their order. When the block could not be read, those
-        from the last one on that replaces it whole still can be applied."""
-        merged = None if error is not None else bytearray(content or self._block_size)
-        for write in pending:
-            if write.data is None:
-                merged = bytearray(self._block_size)
-            elif len(write.data) == self._block_size:
-                merged = bytearray(write.data)
-            elif merged is not None:
-                merged[write.start : write.start + len(write.data)] = write.data
-        if merged is not None:
-            self._table.write(block, 0, merged, self._loop.time())
-            self._counts.writes_merged_after_load += len(pending)
-            self._arm()
-        for write in pending:
-            if write.done.done():
-                continue
-            if merged is not None:
-                write.done.set_result(None)
-            else:
-                assert error is not None
-                write.done.set_exception(error)
+        load.set_result(content)
+        if block in self._incomplete:
+            self._incomplete.discard(block)
+            self._pump()
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def can_write_now(self, block: int, length: int) -> bool:
-        """Whether ``length`` bytes can be put into ``block`` without waiting."""
-        return (
-            block not in self._loads
-            and self._table.has_room(block)
-            and (length == self._block_size or self._table.is_known(block))
-        )
-
-    def write_nowait(self, block: int, start: int, data: BytesLike) -> None:
-        """Put bytes into a block that ``can_write_now``."""
+    def write_nowait(self, block: int, start: int, data: BytesLike) -> bool:
+        """Put bytes into a block if that needs no waiting; False: nothing was done."""
+        if not self._table.can_write(block):
+            return False
         self._table.write(block, start, data, self._loop.time())
-        self._arm()
+        if self._timer is None:
+            self._arm()
+        return True
 
-    async def write(self, block: int, start: int, data: BytesLike | None) -> None:
-        """Put bytes into a block, waiting for room and for the rest of the block where needed. None zeroes
-        all of it."""
-        while True:
+    async def write(self, block: int, start: int, data: BytesLike) -> None:
+        """Put bytes into a block, waiting for room where needed."""
+        self._check_open()
+        while not self.write_nowait(block, start, data):
+            await self._wait_for_room()
             self._check_open()
-            length = self._block_size if data is None else len(data)
-            if self.can_write_now(block, length):
-                if data is None:
-                    self._table.zero(block, self._loop.time())
-                    self._arm()
-                else:
-                    self.write_nowait(block, start, data)
-                return
-            if not self._table.has_room(block):
-                await self._wait_for_room()
-                continue
-            load = self._load(block, Priority.READ)
-            pending = _Pending(start, None if data is None else bytes(data), self._loop.create_future())
-            pending.done.add_done_callback(_mark_retrieved)
-            load.pending.append(pending)
-            await pending.done
-            return
+
+    async def zero(self, block: int) -> None:
+        """Zero a whole block, waiting for room where needed."""
+        self._check_open()
+        while not self._table.can_write(block):
+            await self._wait_for_room()
+            self._check_open()
+        self._table.zero(block, self._loop.time())
+        self._arm()
 
     async def zero_blocks(self, first: int, stop: int) -> None:
         """Whole blocks become zeros. Those known to be zero cost nothing, the others a slot each until they
@@ -308,7 +272,7 @@ class BlockCache:
         done = 0
         block = self.zeros.next_nonzero(first, stop)
         while block < stop:
-            await self.write(block, 0, None)
+            await self.zero(block)
             done += 1
             if done % _ZERO_STRIDE == 0:
                 await asyncio.sleep(0)
@@ -344,24 +308,28 @@ class BlockCache:
         if self._closed:
             return
         now = self._loop.time()
-        if now >= self._paused_until:
-            pressure = self._table.dirty_ratio > _PRESSURE_RATIO
-            dirty_before = now if pressure else now - self._settings.write_delay_seconds
-            while self._upload_count < self._shape.in_flight_max:
-                batch = self._table.take_due(dirty_before, self._shape.data_bytes, self._shape.zeros_max)
-                if not batch:
-                    break
-                self._upload_count += 1
-                # The changes are made up here, with the bytes that the slots hold now: by the time the task
-                # runs, a write may have given a slot newer ones, which are not this upload's to read.
-                self._spawn(self._upload(batch, [self._change(slot) for slot in batch]))
-        if self._timer is None and self._upload_count < self._shape.in_flight_max:
-            oldest = now if self._table.has_urgent else self._table.oldest_dirty_since()
-            if oldest is not None:
-                due = max(oldest + self._settings.write_delay_seconds, self._paused_until)
+        delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
+        shape = self._shape
+        while now >= self._paused_until and self._upload_count < shape.in_flight_max:
+            work = self._table.next_work(now - delay, shape.data_bytes, shape.zeros_max, shape.in_flight_max)
+            for block in work.incomplete:
+                if block not in self._incomplete:
+                    self._incomplete.add(block)
+                    self._counts.incomplete_loads += 1
+                    self._load(block, Priority.UPLOAD)
+            if not work.uploads:
+                break
+            self._upload_count += 1
+            # The changes are made up here, with the bytes that the versions hold now: a block whose content
+            # turns out zero later has none.
+            self._spawn(self._upload(work.uploads, [self._change(version) for version in work.uploads]))
+        since = self._table.due_since()
+        if self._timer is None and since is not None and self._upload_count < shape.in_flight_max:
+            due = max(since + delay, self._paused_until)
+            if due > now:  # else the blocks that are being completed are waited for, and pump when they are
                 self._timer = self._loop.call_at(due, self._on_timer)
 
-    async def _upload(self, batch: list[Slot], changes: list[Change]) -> None:
+    async def _upload(self, batch: list[Version], changes: list[Change]) -> None:
         error: BucketryError | None = None
         try:
             await self._layout.commit(changes)
@@ -373,28 +341,52 @@ class BlockCache:
         finally:
             self._upload_count -= 1
         now = self._loop.time()
-        for slot in batch:
-            self._table.finish(slot, ok=error is None, now=now)
+        for version in batch:
+            self._table.finish(version, ok=error is None, now=now)
         if error is None:
             self._counts.uploads += 1
             self._pause_seconds = self._paused_until = 0.0
             self._last_error = None
-            self._settle_flushes(batch)
+            self._settle_flushes()
         else:
-            self._counts.upload_failures += 1
-            self._last_error = error
-            self._pause_seconds = min(
-                max(2 * self._pause_seconds, _FAILURE_PAUSE_SECONDS), _FAILURE_PAUSE_MAX_SECONDS
-            )
-            self._paused_until = now + self._pause_seconds
-            _log.error("%d bytes are not in the bucket yet, trying again: %s", self._table.dirty_bytes, error)
-            self._fail_flushes(batch, error)
+            self._failed(error)
         self._wake_room_waiters()
         self._pump()
 
-    def _change(self, slot: Slot) -> Change:
-        extent: Extent = self._geometry.extent(slot.block)
-        return Zero(extent) if slot.data is None else Write(extent.offset, slot.data)
+    def _failed(self, error: BucketryError) -> None:
+        """An upload failed, or the read that it needed: nothing is lost, whoever waits hears of it, and it is
+        tried again after a pause."""
+        self._counts.upload_failures += 1
+        self._last_error = error
+        self._pause_seconds = min(
+            max(2 * self._pause_seconds, _FAILURE_PAUSE_SECONDS), _FAILURE_PAUSE_MAX_SECONDS
+        )
+        self._paused_until = self._loop.time() + self._pause_seconds
+        _log.error("%d bytes are not in the bucket yet, trying again: %s", self._table.dirty_bytes, error)
+        # Whatever failed belongs to the oldest epoch, which every flush waits for.
+        for flush in self._flushes:
+            if not flush.done.done():
+                flush.done.set_exception(error)
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._paused_until, self._on_timer)
+
+    def _incomplete_failed(self, block: int, error: BucketryError) -> None:
+        """What is around a small write could not be read, so it cannot be uploaded."""
+        if isinstance(error, Corrupt):
+            # Trying again will hardly help, and must not keep everything else from the bucket.
+            self._last_error = error
+            _log.error(
+                "a write into a damaged block is kept in memory until the block is written whole: %s", error
+            )
+            self._table.set_aside(block)
+            self._settle_flushes()
+            self._pump()
+        else:
+            self._failed(error)
+
+    def _change(self, version: Version) -> Change:
+        extent = self._geometry.extent(version.block)
+        return Zero(extent) if version.data is None else Write(extent.offset, version.data)
 
     # -- flushing --------------------------------------------------------------------------------------------
 
@@ -403,33 +395,33 @@ class BlockCache:
         its way. Raises when one of them could not be uploaded; it stays dirty."""
         self._check_open()
         self._counts.flushes += 1
-        awaited = self._table.begin_flush()
-        if not awaited:
+        try:
+            await self._drain(self._table.begin_flush())
+            # What was set aside may have become readable: it is asked for once more, and the error told again
+            # if not.
+            for block in self._table.aside_blocks():
+                await asyncio.shield(self._load(block, Priority.UPLOAD))
+                await self._drain(self._table.begin_flush())
+        except BucketryError:
+            self._counts.flush_failures += 1
+            raise
+
+    async def _drain(self, epoch: int) -> None:
+        if self._table.is_drained(epoch):
             return
-        flush = _Flush(awaited, self._loop.create_future())
+        flush = _Flush(epoch, self._loop.create_future())
         self._flushes.append(flush)
         self._paused_until = 0.0  # somebody waits: try now
         self._pump()
         try:
             await flush.done
-        except BucketryError:
-            self._counts.flush_failures += 1
-            raise
         finally:
             self._flushes.remove(flush)
 
-    def _settle_flushes(self, batch: list[Slot]) -> None:
+    def _settle_flushes(self) -> None:
         for flush in self._flushes:
-            for slot in batch:
-                if flush.awaited.get(slot.block, slot.uploaded + 1) <= slot.uploaded:
-                    del flush.awaited[slot.block]
-            if not flush.awaited and not flush.done.done():
+            if not flush.done.done() and self._table.is_drained(flush.epoch):
                 flush.done.set_result(None)
-
-    def _fail_flushes(self, batch: list[Slot], error: BucketryError) -> None:
-        for flush in self._flushes:
-            if not flush.done.done() and any(slot.block in flush.awaited for slot in batch):
-                flush.done.set_exception(error)
 
     # -- what exists -----------------------------------------------------------------------------------------
 

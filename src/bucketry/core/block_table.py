@@ -1,73 +1,132 @@
-"""The table of blocks in memory: which are held, which of them the bucket does not have yet, and which go
-next.
+"""The table of blocks in memory: what each of them holds, what of that the bucket does not have yet, and what
+may go to it next.
 
-Everything here is a plain decision over plain data; ``cache.block_cache`` does the waiting. A block that is
-held is a Slot:
+Everything here is a plain decision over plain data; ``cache.block_cache`` does the waiting.
+
+**Slots.** A block in memory is a Slot: its content as readers see it. A slot may know only parts of its block
+(``known``): a small write into a block that was never read needs no reading until somebody asks for the rest,
+or the block must be uploaded. A block that is all zeros has no bytes (``data`` is None) and, unless it is
+still to be deleted from the bucket, no slot: the zero map alone knows it. The zero map speaks of the disk's
+content as its user sees it.
+
+**Epochs.** A flush ends an epoch: what is written before it belongs to one that is closed, what comes later
+to the next. Only the oldest epoch is uploaded from; the next one's turn comes when the bucket has all of it.
+So the bucket always holds everything up to some flush, and of what came after only writes up to the next one:
+what a disk with a cache and working barriers would hold.
+
+**Versions.** What a block must become in the bucket, for one epoch, is a Version. A slot's newest version
+shares the slot's bytes. A write in a later epoch, or while the version is on its way, leaves that version its
+bytes and goes on with a copy: nobody waits, nothing changes under an upload, and the older epoch gets what
+was written in it.
 
 ::
 
-                 write                take_due                 finish(ok)
-      (absent) --------> DIRTY ---------------------> UPLOADING ----------> CLEAN (or forgotten, when zero)
-         |                 ^  ^                        |   |
-         | insert          |  |   finish(failed)       |   | write, zero
-         v        write    |  '------------------------'   v
-       CLEAN --------------'  '-------------------- REWRITTEN
-                                  finish(ok or failed)
+write             take             finish(ok) (none) --------> WAITING --------> UPLOADING ----------> (gone:
+the slot is clean) ^   finish(failed) | '------------------'
 
-An upload reads the very bytes that the slot holds, so a write to an UPLOADING slot first copies them: nobody
-waits, and what is being uploaded does not change. A block that is all zeros has no bytes (``data`` is None)
-and, unless it is still to be deleted from the bucket, no slot: the zero map alone knows it. The zero map
-speaks of the disk's content as its user sees it.
+with another version of the same block and epoch begun meanwhile (the block was rewritten during its upload),
+that one is BLOCKED until this upload has ended, well or not; failed, it is not repeated: the newer one
+replaces it.
+
+**Set aside.** A version that knows only a part of its block, while the rest of it in the bucket is damaged,
+cannot be uploaded at all. It is set aside (ASIDE): kept, and counted as dirty, but nothing waits for it. When
+the rest can be read after all, or has been written, it goes like any other.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.ranges import Ranges
 from bucketry.core.zero_map import ZeroMap
 from bucketry.core.zeros import is_zero
 
-#: What a slot is counted as beside its bytes: the objects it is made of, measured with tracemalloc at about
-#: 300.
+#: What a slot or a version is counted as beside its bytes: the objects it is made of, measured with
+#: tracemalloc at about 300.
 SLOT_BYTES = 512
 
 
 class State(Enum):
-    """Where a slot stands towards the bucket; see the picture above."""
+    """Where a version stands; see the picture above."""
 
-    CLEAN = "clean"
-    DIRTY = "dirty"
+    WAITING = "waiting"
+    BLOCKED = "blocked"
     UPLOADING = "uploading"
-    REWRITTEN = "rewritten"
+    ASIDE = "aside"
 
 
-_CLEAN, _DIRTY, _UPLOADING, _REWRITTEN = State.CLEAN, State.DIRTY, State.UPLOADING, State.REWRITTEN
+_WAITING, _BLOCKED, _UPLOADING, _ASIDE = State.WAITING, State.BLOCKED, State.UPLOADING, State.ASIDE
+
+
+class Version:
+    """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it."""
+
+    __slots__ = ("block", "data", "dirty_since", "epoch", "known", "state")
+
+    def __init__(
+        self, block: int, epoch: "Epoch", data: bytearray | None, known: Ranges | None, now: float
+    ) -> None:
+        self.block = block
+        self.epoch = epoch
+        self.data = data
+        self.known = known
+        self.dirty_since = now
+        self.state = _WAITING
+
+    @property
+    def cost_bytes(self) -> int:
+        return SLOT_BYTES if self.data is None else SLOT_BYTES + len(self.data)
 
 
 class Slot:
-    """One block in memory. ``data`` None means zeros. ``generation`` counts its changes, ``uploading`` is the
-    generation that is under way, ``uploaded`` the last one that the bucket has."""
+    """One block in memory. ``data`` None means zeros; ``known`` None means that all of it is known.
 
-    __slots__ = ("block", "data", "dirty_since", "generation", "state", "uploaded", "uploading", "urgent")
+    ``versions``: what the bucket does not have yet, oldest first; the last one shares the slot's data. Empty:
+    the slot is clean.
+    """
 
-    def __init__(self, block: int, data: BytesLike | None) -> None:
+    __slots__ = ("block", "data", "known", "versions")
+
+    def __init__(self, block: int, data: BytesLike | None, known: Ranges | None) -> None:
         self.block = block
         self.data = data
-        self.state = _CLEAN
-        self.generation = 0
-        self.uploading = 0
-        self.uploaded = 0
-        self.dirty_since = 0.0
-        #: A flush waits for the present generation.
-        self.urgent = False
+        self.known = known
+        self.versions: deque[Version] = deque()
+
+
+class Epoch:
+    """The writes between two flushes that the bucket does not have yet."""
+
+    __slots__ = ("blocked", "closed", "number", "uploading_count", "waiting")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.closed = False
+        #: First dirtied first.
+        self.waiting: dict[int, Version] = {}
+        self.blocked: dict[int, Version] = {}
+        self.uploading_count = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.waiting or self.uploading_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What to do next: versions to upload together (now UPLOADING), and blocks whose rest must be read
+    first."""
+
+    uploads: list[Version]
+    incomplete: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """Bytes include SLOT_BYTES for each slot. ``dirty`` counts what the bucket lacks, uploads under way
-    included."""
+    """Bytes include SLOT_BYTES for each slot or version. ``dirty`` counts versions: what the bucket lacks,
+    uploads under way included."""
 
     held_bytes: int
     held_bytes_max: int
@@ -76,15 +135,17 @@ class TableStatistics:
     dirty_bytes_max: int
     dirty_count: int
     uploading_count: int
+    epochs: int
+    aside_count: int
     evicted_count: int
 
 
 class BlockTable:
     """The slots of one disk. Not thread safe: one event loop owns it.
 
-    ``held_bytes_max`` bounds clean and dirty slots together, ``dirty_bytes_max`` the dirty ones (at least one
-    block of each is always allowed). Callers ask ``has_room`` before they make a slot dirty; clean slots are
-    evicted to fit, oldest use first.
+    ``held_bytes_max`` bounds clean and dirty bytes together, ``dirty_bytes_max`` the dirty ones (one block of
+    each is always allowed). Callers ask ``can_write`` before they change a block; clean slots are evicted to
+    fit, oldest use first.
     """
 
     def __init__(
@@ -92,31 +153,34 @@ class BlockTable:
     ) -> None:
         self.block_size_bytes = block_size_bytes
         self.zeros = zeros
-        one = block_size_bytes + SLOT_BYTES
-        self._held_bytes_max = max(held_bytes_max, one)
-        self._dirty_bytes_max = max(min(dirty_bytes_max, self._held_bytes_max), one)
+        self._one = block_size_bytes + SLOT_BYTES
+        self._held_bytes_max = max(held_bytes_max, self._one)
+        self._dirty_bytes_max = max(min(dirty_bytes_max, self._held_bytes_max), self._one)
         self._slots: dict[int, Slot] = {}
         self._clean: OrderedDict[int, Slot] = OrderedDict()
-        #: First dirtied first; and those that a flush waits for, which go before.
-        self._dirty: dict[int, Slot] = {}
-        self._urgent: dict[int, Slot] = {}
-        self._uploading: dict[int, Slot] = {}
-        self._held_bytes = 0
+        #: Oldest first; the last one is open, those before it are closed and not empty.
+        self._epochs: deque[Epoch] = deque([Epoch(1)])
+        #: Blocks with a version that is set aside: it is the first of its slot.
+        self._aside: set[int] = set()
+        self._clean_bytes = 0
         self._dirty_bytes = 0
+        self._dirty_count = 0
         self._evicted_count = 0
 
-    # -- what there is ---------------------------------------------------------------------------------------
+    # -- what there is
+    # ------------------------------------------------------------------------------------------
 
     def peek(self, block: int) -> Slot | None:
         """The slot of ``block``, used just now; None when there is none."""
         slot = self._slots.get(block)
-        if slot is not None and slot.state is _CLEAN:
+        if slot is not None and not slot.versions:
             self._clean.move_to_end(block)
         return slot
 
     def is_known(self, block: int) -> bool:
-        """Whether the content of ``block`` is known here, without counting as a use."""
-        return block in self._slots or self.zeros.is_zero(block)
+        """Whether all of ``block`` is known here; does not count as a use."""
+        slot = self._slots.get(block)
+        return self.zeros.is_zero(block) if slot is None else slot.known is None
 
     @property
     def dirty_bytes(self) -> int:
@@ -127,202 +191,299 @@ class BlockTable:
         """How full of dirty bytes the table is, 0 to about 1."""
         return self._dirty_bytes / self._dirty_bytes_max
 
-    def has_room(self, block: int) -> bool:
-        """Whether a write to ``block`` may make it dirty now. A block that is dirty already always has
-        room."""
+    def can_write(self, block: int) -> bool:
+        """Whether ``block`` may be changed now. One that is dirty already and not on its way always may."""
         slot = self._slots.get(block)
-        if slot is not None and slot.state is not _CLEAN:
+        if slot is not None and slot.versions and self._is_open(slot.versions[-1]):
             return True
-        return (
-            self._dirty_bytes == 0
-            or self._dirty_bytes + self.block_size_bytes + SLOT_BYTES <= self._dirty_bytes_max
-        )
+        return self._dirty_bytes == 0 or self._dirty_bytes + self._one <= self._dirty_bytes_max
 
-    # -- changes ---------------------------------------------------------------------------------------------
+    def _is_open(self, version: Version) -> bool:
+        """Whether more may be written into this version."""
+        return version.epoch is self._epochs[-1] and version.state is not _UPLOADING
+
+    # -- changes
+    # ------------------------------------------------------------------------------------------------
 
     def insert(self, block: int, data: BytesLike | None) -> None:
-        """Keep what the bucket holds of an unknown block; None (nothing stored) goes to the zero map."""
-        assert block not in self._slots, "a block that is held is newer than what the bucket says"
+        """Take note of what the bucket holds of a block; None: nothing. What was written meanwhile stays over
+        it."""
+        slot = self._slots.get(block)
+        if slot is not None:
+            if slot.known is not None:
+                self._complete(slot, data)
+            return
         if data is None:
             self.zeros.set_zero(block, block + 1)
             return
-        if self._dirty_bytes + self._cost(data) > self._held_bytes_max:
-            return  # full of dirty blocks: whoever asked has the bytes, the cache goes without
         self.zeros.clear(block)
-        slot = Slot(block, data)
-        self._slots[block] = self._clean[block] = slot
-        self._held_bytes += self._cost(data)
+        if self._dirty_bytes + self._one > self._held_bytes_max:
+            return  # full of dirty blocks: whoever asked has the bytes, the cache goes without
+        slot = self._slots[block] = self._clean[block] = Slot(block, data, None)
+        self._clean_bytes += SLOT_BYTES + len(data)
         self._evict()
 
+    def _complete(self, slot: Slot, below: BytesLike | None) -> None:
+        """Put what the bucket holds under what is known of a slot, in each of its versions."""
+        for version in slot.versions:
+            if version.known is None:
+                continue
+            if below is not None:
+                assert version.data is not None, "zeros are always known"
+                target, source = memoryview(version.data), memoryview(below)
+                for start, end in version.known.gaps(self.block_size_bytes):
+                    target[start:end] = source[start:end]
+            version.known = None
+        slot.known = None
+        self._take_back(slot)
+
     def write(self, block: int, start: int, data: BytesLike, now: float) -> None:
-        """Put ``data`` into ``block`` from byte ``start`` on. The block must be known, unless ``data`` is all
-        of it."""
+        """Put ``data`` into ``block`` from byte ``start`` on."""
         slot = self._slots.get(block)
-        held = None if slot is None else slot.data
+        end = start + len(data)
         whole = len(data) == self.block_size_bytes
-        if held is None:
-            if self.zeros.is_zero(block):
-                if is_zero(data):
-                    return
-            else:
-                assert whole, "a partial write needs the rest of the block"
+        if slot is None or slot.data is None:
+            is_zero_now = self.zeros.is_zero(block)
+            if is_zero_now and is_zero(data):
+                return
             self.zeros.clear(block)
-        if slot is None:
-            slot = self._slots[block] = Slot(block, None)
-            self._held_bytes += SLOT_BYTES
-        if type(held) is bytearray and slot.state is not _UPLOADING:
-            private = held
-            memoryview(private)[start : start + len(data)] = data  # a bytearray's own slice would copy twice
-        elif whole:
-            private = bytearray(data)
+            if slot is None:
+                slot = self._slots[block] = Slot(block, None, None if is_zero_now else Ranges())
+        version = self._open_version(slot, now, copy=not whole)
+        assert version.data is not None
+        memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
+        if slot.known is not None:
+            slot.known.add(start, end)
+            if slot.known.covers(0, self.block_size_bytes):
+                slot.known = version.known = None
+                self._take_back(slot)
+
+    def _open_version(self, slot: Slot, now: float, *, copy: bool) -> Version:
+        """The version that a write goes into, with bytes of its own; those that were there before if
+        ``copy``."""
+        versions = slot.versions
+        newest = versions[-1] if versions else None
+        if newest is not None and self._is_open(newest):
+            if newest.data is None:
+                newest.data = slot.data = bytearray(self.block_size_bytes)
+                self._dirty_bytes += self.block_size_bytes
+            return newest
+        held = slot.data
+        if newest is None and type(held) is bytearray:
+            data = held  # nobody else has it
+        elif held is None or not copy:
+            data = bytearray(self.block_size_bytes)
         else:
-            private = bytearray(self.block_size_bytes) if held is None else bytearray(held)
-            private[start : start + len(data)] = data
-        self._change(slot, private, now)
+            data = bytearray(held)
+        return self._add_version(slot, data, None if slot.known is None else slot.known.copy(), now)
+
+    def _add_version(self, slot: Slot, data: bytearray | None, known: Ranges | None, now: float) -> Version:
+        block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
+        version = Version(block, epoch, data, known, now)
+        if not versions and block in self._clean:
+            del self._clean[block]
+            self._clean_bytes -= self._cost(slot)
+        if versions and versions[-1].epoch is epoch:
+            version.state = _BLOCKED
+            epoch.blocked[block] = version
+        else:
+            epoch.waiting[block] = version
+        versions.append(version)
+        slot.data, slot.known = data, known
+        self._dirty_bytes += version.cost_bytes
+        self._dirty_count += 1
+        self._evict()
+        return version
 
     def zero(self, block: int, now: float) -> None:
         """All of ``block`` becomes zeros."""
         if self.zeros.is_zero(block):
-            return  # nor is there anything left to do in the bucket that a slot does not know of
+            return  # nor is there anything left to do in the bucket that a version does not know of
+        self.zeros.set_zero(block, block + 1)
         slot = self._slots.get(block)
         if slot is None:
-            slot = self._slots[block] = Slot(block, None)
-            self._held_bytes += SLOT_BYTES
-        self.zeros.set_zero(block, block + 1)
-        self._change(slot, None, now)
-
-    def _change(self, slot: Slot, data: bytearray | None, now: float) -> None:
-        before = self._cost(slot.data)
-        after = self._cost(data)
-        slot.data = data
-        slot.generation += 1
-        self._held_bytes += after - before
-        state = slot.state
-        if state is _CLEAN:
-            self._clean.pop(slot.block, None)
-            self._dirty_bytes += after
-            slot.state = _DIRTY
-            slot.dirty_since = now
-            self._dirty[slot.block] = slot
+            slot = self._slots[block] = Slot(block, None, None)
+        if slot.versions and self._is_open(slot.versions[-1]):
+            self._forget_bytes(slot.versions[-1])
+            slot.data = slot.known = slot.versions[-1].known = None
+            self._take_back(slot)
         else:
-            self._dirty_bytes += after - before
-            if state is _UPLOADING:
-                slot.state = _REWRITTEN
-        if self._held_bytes > self._held_bytes_max:
-            self._evict()
+            self._add_version(slot, None, None, now)
 
-    # -- uploads ---------------------------------------------------------------------------------------------
+    def _forget_bytes(self, version: Version) -> None:
+        """The version is all zeros: keep that fact instead of the bytes."""
+        before = version.cost_bytes
+        version.data = None
+        self._dirty_bytes += version.cost_bytes - before
 
-    def take_due(self, dirty_before: float, data_bytes: int, zeros_max: int) -> list[Slot]:
-        """The next batch to upload, now UPLOADING: slots that a flush waits for, then those dirty since
-        ``dirty_before`` or longer; about ``data_bytes`` of data and at most ``zeros_max`` zero blocks. Empty
-        when none is due."""
-        batch: list[Slot] = []
+    # -- uploads
+    # ------------------------------------------------------------------------------------------------
+
+    def next_work(self, dirty_before: float, data_bytes: int, zeros_max: int, incomplete_max: int) -> Work:
+        """The next batch to upload, now UPLOADING, of the oldest epoch: all of it when it is closed, else
+        what has been dirty since ``dirty_before`` or longer; about ``data_bytes`` of data and at most
+        ``zeros_max`` zero blocks. And up to ``incomplete_max`` blocks that are due and cannot go because only
+        a part of them is known."""
+        epoch = self._epochs[0]
+        work = Work([], [])
         data_left, zeros_left = data_bytes, zeros_max
-        for slot in self._due(dirty_before):
-            if slot.data is not None and is_zero(slot.data):
-                self._forget_bytes(slot)
-            if slot.data is None:
+        for version in epoch.waiting.values():
+            if not epoch.closed and version.dirty_since > dirty_before:
+                break
+            if version.known is not None:
+                work.incomplete.append(version.block)
+                if len(work.incomplete) >= incomplete_max:
+                    break
+                continue
+            if version.data is not None and is_zero(version.data):
+                self._turn_to_zero(version)
+            if version.data is None:
                 zeros_left -= 1
             else:
-                data_left -= len(slot.data)
-            batch.append(slot)
+                data_left -= len(version.data)
+            work.uploads.append(version)
             if data_left <= 0 or zeros_left <= 0:
                 break
-        for slot in batch:
-            (self._urgent if slot.urgent else self._dirty).pop(slot.block)
-            self._uploading[slot.block] = slot
-            slot.state = _UPLOADING
-            slot.uploading = slot.generation
-            slot.urgent = False
-        return batch
+        for version in work.uploads:
+            self._drop_before(version)
+            del epoch.waiting[version.block]
+            epoch.uploading_count += 1
+            version.state = _UPLOADING
+        return work
 
-    def _due(self, dirty_before: float) -> Iterator[Slot]:
-        yield from self._urgent.values()
-        for slot in self._dirty.values():
-            if slot.dirty_since > dirty_before:
-                return
-            yield slot
+    def _turn_to_zero(self, version: Version) -> None:
+        slot = self._slots[version.block]
+        if version is slot.versions[-1]:
+            slot.data = None
+            self.zeros.set_zero(version.block, version.block + 1)
+        self._forget_bytes(version)
 
-    def _forget_bytes(self, slot: Slot) -> None:
-        """The slot turned out to hold only zeros: keep that fact instead of the bytes."""
-        cost = self._cost(slot.data) - SLOT_BYTES
-        slot.data = None
-        self._held_bytes -= cost
-        self._dirty_bytes -= cost
-        self.zeros.set_zero(slot.block, slot.block + 1)
-
-    def oldest_dirty_since(self) -> float | None:
-        """Since when the first of the waiting dirty slots has been dirty; None when none waits."""
-        for slot in self._dirty.values():
-            return slot.dirty_since
+    def due_since(self) -> float | None:
+        """Since when the next version that may go has been dirty; 0.0 if a flush waits for it; None when
+        there is none."""
+        epoch = self._epochs[0]
+        for version in epoch.waiting.values():
+            return 0.0 if epoch.closed else version.dirty_since
         return None
 
-    @property
-    def has_urgent(self) -> bool:
-        """Whether slots that a flush waits for are ready to be taken."""
-        return bool(self._urgent)
-
-    def finish(self, slot: Slot, *, ok: bool, now: float) -> None:
-        """The upload of ``slot`` has ended."""
-        del self._uploading[slot.block]
-        rewritten = slot.state is _REWRITTEN
-        if ok:
-            slot.uploaded = slot.uploading
-        if rewritten or not ok:
-            slot.state = _DIRTY
-            slot.dirty_since = now
-            (self._urgent if slot.urgent else self._dirty)[slot.block] = slot
+    def finish(self, version: Version, *, ok: bool, now: float) -> None:
+        """The upload of ``version`` has ended."""
+        epoch, block = version.epoch, version.block
+        epoch.uploading_count -= 1
+        newer = epoch.blocked.pop(block, None)
+        if newer is not None:
+            newer.state = _WAITING
+            newer.dirty_since = now
+            epoch.waiting[block] = newer
+        if not ok and newer is None:
+            version.state = _WAITING
+            version.dirty_since = now
+            epoch.waiting[block] = version
             return
-        slot.state = _CLEAN
-        self._dirty_bytes -= self._cost(slot.data)
-        if slot.data is None:
-            del self._slots[slot.block]
-            self._held_bytes -= SLOT_BYTES
-        else:
-            self._clean[slot.block] = slot
-            self._evict()
+        slot = self._slots[block]
+        assert slot.versions[0] is version, "versions of a block go in their order"
+        self._drop_oldest(slot)
+        if not slot.versions:
+            if slot.data is None:
+                del self._slots[block]
+            else:
+                self._clean[block] = slot
+                self._clean_bytes += self._cost(slot)
+                self._evict()
+        self._retire_epochs()
 
-    def begin_flush(self) -> dict[int, int]:
-        """What a flush that begins now has to wait for: block numbers, and the generation of each that must
-        be uploaded. All of them go before other dirty slots from now on."""
-        self._urgent.update(self._dirty)
-        self._dirty.clear()
-        for slot in self._urgent.values():
-            slot.urgent = True
-        awaited = {block: slot.generation for block, slot in self._urgent.items()}
-        for block, slot in self._uploading.items():
-            awaited[block] = slot.generation
-            slot.urgent = slot.state is _REWRITTEN
-        return awaited
+    def _drop_oldest(self, slot: Slot) -> None:
+        self._dirty_bytes -= slot.versions.popleft().cost_bytes
+        self._dirty_count -= 1
 
-    def dirty_blocks(self) -> Iterable[int]:
+    def _retire_epochs(self) -> None:
+        while self._epochs[0].closed and self._epochs[0].is_empty:
+            self._epochs.popleft()
+
+    # -- versions that are set aside -------------------------------------------------------------------------
+
+    def set_aside(self, block: int) -> None:
+        """The rest of ``block`` cannot be read: nothing shall wait for its version that is due."""
+        epoch, slot = self._epochs[0], self._slots.get(block)
+        version = epoch.waiting.get(block)
+        if slot is None or version is None or version.known is None:
+            return  # it has been written whole meanwhile
+        del epoch.waiting[block]
+        version.state = _ASIDE
+        self._drop_before(version)
+        self._aside.add(block)
+        self._retire_epochs()
+
+    def aside_blocks(self) -> list[int]:
+        """The blocks that have a version set aside."""
+        return list(self._aside)
+
+    def _drop_before(self, version: Version) -> None:
+        """Older versions than one that is on its way can only be one that is set aside, which this one
+        contains."""
+        slot = self._slots[version.block]
+        while slot.versions[0] is not version:
+            assert slot.versions[0].state is _ASIDE, "versions of a block go in their order"
+            self._drop_oldest(slot)
+            self._aside.discard(version.block)
+
+    def _take_back(self, slot: Slot) -> None:
+        """All of the block is known now: what was set aside may go, unless a newer version of its epoch is
+        there. If its epoch is over, it goes with the oldest."""
+        block = slot.block
+        if block not in self._aside or slot.versions[0].known is not None:
+            return
+        version = slot.versions[0]
+        self._aside.discard(block)
+        epoch = version.epoch if version.epoch in self._epochs else self._epochs[0]
+        if len(slot.versions) > 1 and slot.versions[1].epoch is epoch:
+            self._drop_oldest(slot)
+            return
+        version.epoch, version.state = epoch, _WAITING
+        epoch.waiting[block] = version
+
+    def begin_flush(self) -> int:
+        """End the epoch: the number of the one that must be drained for everything written so far to be in
+        the bucket."""
+        epoch = self._epochs[-1]
+        if epoch.is_empty:
+            return epoch.number - 1
+        epoch.closed = True
+        self._epochs.append(Epoch(epoch.number + 1))
+        return epoch.number
+
+    def is_drained(self, epoch_number: int) -> bool:
+        """Whether the bucket has everything of this epoch and those before it."""
+        return self._epochs[0].number > epoch_number
+
+    def dirty_blocks(self) -> Iterator[int]:
         """The numbers of the blocks that the bucket does not have as they are here."""
-        yield from self._urgent
-        yield from self._dirty
-        yield from self._uploading
+        return (block for block, slot in self._slots.items() if slot.versions)
 
-    # -- room ------------------------------------------------------------------------------------------------
+    # -- room
+    # ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _cost(data: BytesLike | None) -> int:
-        return SLOT_BYTES if data is None else SLOT_BYTES + len(data)
+    def _cost(slot: Slot) -> int:
+        return SLOT_BYTES if slot.data is None else SLOT_BYTES + len(slot.data)
 
     def _evict(self) -> None:
-        while self._held_bytes > self._held_bytes_max and self._clean:
+        while self._clean and self._clean_bytes + self._dirty_bytes > self._held_bytes_max:
             block, slot = self._clean.popitem(last=False)
             del self._slots[block]
-            self._held_bytes -= self._cost(slot.data)
+            self._clean_bytes -= self._cost(slot)
             self._evicted_count += 1
 
     def statistics(self) -> TableStatistics:
         return TableStatistics(
-            held_bytes=self._held_bytes,
+            held_bytes=self._clean_bytes + self._dirty_bytes,
             held_bytes_max=self._held_bytes_max,
             held_count=len(self._slots),
             dirty_bytes=self._dirty_bytes,
             dirty_bytes_max=self._dirty_bytes_max,
-            dirty_count=len(self._dirty) + len(self._urgent) + len(self._uploading),
-            uploading_count=len(self._uploading),
+            dirty_count=self._dirty_count,
+            uploading_count=sum(epoch.uploading_count for epoch in self._epochs),
+            epochs=len(self._epochs),
+            aside_count=len(self._aside),
             evicted_count=self._evicted_count,
         )

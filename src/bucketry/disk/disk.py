@@ -59,8 +59,7 @@ class Disk:
         spans = list(self._geometry.spans(offset, length))
         if not spans:
             return b""
-        blocks = await self._cache.read_blocks(spans[0].block, spans[-1].block + 1)
-        parts = [_part(data, span) for data, span in zip(blocks, spans, strict=True)]
+        parts = await self._cache.read(spans)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -69,10 +68,7 @@ class Disk:
         self._check_writable(offset, len(data))
         block, start = divmod(offset, self._block_size)
         if start + len(data) <= self._block_size:
-            if not self._cache.can_write_now(block, len(data)):
-                return False
-            self._cache.write_nowait(block, start, data)
-            return True
+            return self._cache.write_nowait(block, start, data)
         # A request over several blocks is taken by ``write``, for the room that each of them needs changes
         # with those before it; per byte, its task costs little.
         return False
@@ -85,9 +81,7 @@ class Disk:
         for span in self._geometry.spans(offset, len(data)):
             piece = view[position : position + span.end - span.start]
             position += len(piece)
-            if self._cache.can_write_now(span.block, len(piece)):
-                self._cache.write_nowait(span.block, span.start, piece)
-            else:
+            if not self._cache.write_nowait(span.block, span.start, piece):
                 waiting.append(self._cache.write(span.block, span.start, piece))
         await _all(waiting)
 
@@ -147,13 +141,6 @@ class Disk:
         if self._read_only:
             raise ReadOnly("the disk is attached read-only")
         self._geometry.check(offset, length)
-
-
-def _part(data: BytesLike | None, span: Span) -> BytesLike:
-    length = span.end - span.start
-    if data is None:
-        return bytes(length)
-    return data if length == len(data) else memoryview(data)[span.start : span.end]
 
 
 async def _all(coroutines: Sequence[Coroutine[object, object, None]]) -> None:
