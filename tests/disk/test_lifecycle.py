@@ -259,7 +259,8 @@ async def test_erasing_fails_when_something_remains(store: MemoryStore) -> None:
 
 
 async def test_two_creators_do_not_both_win(place: Place) -> None:
-    """Of several that create the same volume at once, one succeeds, and the others are told that it exists."""
+    """Of several that create the same volume at once, one succeeds, and the others are told that it
+    exists."""
     outcomes = await asyncio.gather(
         *(lifecycle.create(place, PLAIN, None) for _ in range(5)), return_exceptions=True
     )
