@@ -187,7 +187,7 @@ async def test_an_answer_is_not_asked_for_twice(error: type[BucketryError]) -> N
     """What will not be better later is raised at once, as it is."""
     below = faulty()
     below.plan(Fail(error))
-    with pytest.raises(error, match="on purpose$"):
+    with pytest.raises(error, match=r"on purpose$"):
         await retrying(below).get("k")
     assert len(below.requests) == 1
 

@@ -14,7 +14,11 @@ import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from types import CodeType, FrameType
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
+from typing import Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack
+
+#: 97 days. asyncio adds a nanosecond to the clock to find the timers that are due; a float of twice this
+#: many seconds does not feel it, and the timers would never fire.
+TIME_MAX_SECONDS = 1 << 23
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -22,7 +26,8 @@ _P = ParamSpec("_P")
 
 
 class DeadlockError(Exception):
-    """Nothing is ready and no timer is set: the tasks named wait for each other, or for nothing."""
+    """Nothing is ready and no timer is set, or none that is due before the end of time: the tasks named
+    wait for each other, or for nothing."""
 
 
 class LeftTasksError(Exception):
@@ -42,10 +47,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def jump(self, seconds: float | None) -> None:
         """Go ``seconds`` ahead, the time to the next timer; None says that there is none."""
         if seconds is None:
-            raise DeadlockError(
-                _describe("deadlock: nothing is ready, no timer is set", asyncio.all_tasks(self))
-            )
-        self._virtual_seconds += max(0.0, seconds)
+            self._give_up("deadlock: nothing is ready, no timer is set")
+        due_seconds = self._virtual_seconds + max(0.0, seconds)
+        if due_seconds > TIME_MAX_SECONDS:
+            self._give_up(f"virtual time ran past {TIME_MAX_SECONDS} s")
+        self._virtual_seconds = due_seconds
+
+    def _give_up(self, reason: str) -> NoReturn:
+        raise DeadlockError(_describe(reason, asyncio.all_tasks(self)))
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
