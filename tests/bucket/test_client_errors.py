@@ -17,10 +17,12 @@ from bucketry.errors import (
 
 
 def _answered(status: int, code: str = "", message: str = "") -> Exception:
+    # Requests for objects have a class of their own for these.
+    begin = "Object at location k: " if status in (304, 401, 403, 404, 409, 412) else "Generic S3 error: "
     body = f"<Error><Code>{code}</Code><Message>{message}</Message><Key>k</Key></Error>" if code else ""
     return Exception(
-        f"Generic S3 error: Error performing GET http://127.0.0.1:1/b/k?X-Amz-Signature=geheim in 1.1ms - "
-        f"Server returned non-2xx status code: {status} Whatever: {body}\n\nDebug source:\nGeneric {{\n status: {status} }}"
+        f"{begin}Error performing GET http://127.0.0.1:1/b/k?X-Amz-Signature=geheim in 1.1ms - "
+        f"Server returned non-2xx status code: {status} Whatever: {body}\n\nDebug source:\n status: {status}"
     )
 
 
@@ -67,7 +69,11 @@ def test_answers(status: int, code: str, kind: type[BucketryError]) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "reason"),
     [
-        ('kind: Connect ... Os { code: 111, kind: ConnectionRefused, message: "" }', Unavailable, "connection refused"),
+        (
+            'kind: Connect ... Os { code: 111, kind: ConnectionRefused, message: "" }',
+            Unavailable,
+            "connection refused",
+        ),
         ("kind: Connect ... ConnectError( dns error, failed to lookup )", Unavailable, "host name"),
         ("kind: Timeout, source: reqwest::Error { source: TimedOut }", Unavailable, "timed out"),
         ("kind: Connect source: invalid peer certificate: UnknownIssuer", Denied, "certificate"),
@@ -84,7 +90,8 @@ def test_no_answer(text: str, kind: type[BucketryError], reason: str) -> None:
 
 
 def test_no_secrets_and_one_line() -> None:
-    """Only the store's code and sentence go into the reason: no URL, no other part, nothing that is not printable."""
+    """Only the store's code and sentence go into the reason: no URL, no other part, nothing that is not
+    printable."""
     reason = read_failure(_answered(403, "AccessDenied", "Not\nfor \x1b[31myou" + "!" * 500)).reason
     assert "geheim" not in reason
     assert "http" not in reason
@@ -106,11 +113,49 @@ def test_no_secrets_and_one_line() -> None:
 )
 def test_bulk_deletes(end: str, kind: type[BucketryError]) -> None:
     """A bulk delete tells of the first key that failed, with a code or a status at the end."""
-    text = f"Object at location k not found: Bulk delete request failed for key k: {end}\n\nDebug source:\n"
-    assert read_failure(Exception(text)).kind is kind
+    for words in ("Bulk delete request failed", "DeleteObjects request failed"):
+        text = f"Generic S3 error: {words} for key k: {end}\n\nDebug source:\n"
+        assert read_failure(Exception(text)).kind is kind
 
 
-@pytest.mark.parametrize(("code", "names"), [("NoSuchKey", True), ("NoSuchBucket", True), ("", False), ("Other", False)])
+@pytest.mark.parametrize(
+    ("code", "names"), [("NoSuchKey", True), ("NoSuchBucket", True), ("", False), ("Other", False)]
+)
 def test_names_what(code: str, names: bool) -> None:
     """A "not found" without a known code leaves open what was not found."""
     assert read_failure(_answered(404, code)).names_what is names
+
+
+@pytest.mark.parametrize(
+    ("begin", "status", "kind"),
+    [
+        ("Error performing PUT http://127.0.0.1/latest/api/token", 404, Denied),
+        ("Error performing GET http://127.0.0.1/latest/meta-data/iam/security-credentials/", 404, Denied),
+        (
+            "Error performing GET http://127.0.0.1/latest/meta-data/iam/security-credentials/",
+            500,
+            Unavailable,
+        ),
+        ("Error performing GET http://127.0.0.1/anything", 404, Denied),
+        ("Error performing GET http://127.0.0.1/anything", 403, Denied),
+        ("Error performing token request: Error performing GET http://127.0.0.1/x", 403, Denied),
+        ("Error performing token request: Error performing GET http://127.0.0.1/x", 503, Unavailable),
+    ],
+)
+def test_credentials_are_no_objects(begin: str, status: int, kind: type[BucketryError]) -> None:
+    """What the service that gives credentials says is never taken for an answer about an object."""
+    text = f"Generic S3 error: {begin} in 1ms - Server returned non-2xx status code: {status} Whatever: "
+    failure = read_failure(Exception(text))
+    assert failure.kind is kind
+    assert "credentials" in failure.reason
+
+
+def test_a_list_is_no_credential() -> None:
+    """A list, whose errors have no class of their own either, is known by its words."""
+    text = (
+        "Generic S3 error: Error performing list request: Error performing GET http://127.0.0.1/b in 1ms - "
+    )
+    assert (
+        read_failure(Exception(f"{text}Server returned non-2xx status code: 404 Not Found: ")).kind
+        is NotFound
+    )

@@ -2,12 +2,21 @@
 be asked to do."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,12 @@ class Answer:
 class Loopback:
     """The running server and what it was asked."""
 
-    port: int
+    endpoint: str
     requests: list[Request] = field(default_factory=list)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Answer]) -> Iterator[Loopback]:
+def serve(answer: Callable[[Request], Answer], *, tls: ssl.SSLContext | None = None) -> Iterator[Loopback]:
     """Serve on a free port; each request, in a thread of its own, gets what ``answer`` says."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,7 +62,7 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Loopback]:
         def handle_one_request(self) -> None:
             try:
                 super().handle_one_request()
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 self.close_connection = True
 
         def _answer(self) -> None:
@@ -98,7 +103,11 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Loopback]:
 
     server = Server(("127.0.0.1", 0), Handler)
     server.open_connections = set()
-    loopback = Loopback(server.server_port)
+    if tls is not None:
+        # The handshake belongs to the connection's own thread, not to the one that accepts.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    scheme = "http" if tls is None else "https"
+    loopback = Loopback(f"{scheme}://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -113,3 +122,32 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Loopback]:
             except OSError:
                 # It has ended by itself meanwhile.
                 continue
+
+
+def make_certificate(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS for 127.0.0.1, and the file that a client must trust for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bucketry tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_file, key_file)
+    return context, certificate_file

@@ -27,7 +27,18 @@ _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
 #: Of a bulk delete only the first key that failed is told: with the store's code (S3) or the status (Azure).
-_DELETE_FAILED = re.compile(r"Bulk delete request failed for key .*: (.*) \(code: ([A-Za-z0-9]+)\)\n")
+_DELETE_FAILED = re.compile(
+    r"(?:Bulk delete|DeleteObjects) request failed for key .*: (.*) \(code: ([A-Za-z0-9]+)\)\n"
+)
+#: The services that give credentials to a machine answer in the midst of our request. To that, the client's
+#: error has no object and no operation in it: "not found" there is not our object's absence.
+_CREDENTIALS = re.compile(
+    r"Generic \w+ error: Error performing "
+    r"(?:token request: |[A-Z]+ \S*(?:/latest/|/computeMetadata/|/metadata/identity/))"
+)
+_UNTYPED = re.compile(r"Generic \w+ error: Error performing [A-Z]+ ")
+#: Answers to requests for an object that have error classes of their own.
+_TYPED_STATUSES = frozenset({304, 401, 403, 404, 409, 412})
 _DELETE_CODES = {
     "The specified container does not exist.": "ContainerNotFound",
     "The specified blob does not exist.": "BlobNotFound",
@@ -83,12 +94,12 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
     (
         "invalid peer certificate",
         Denied,
-        "its certificate is not trusted (an own authority is given with --cacert)",
+        "its certificate is not trusted (for an own authority, give its CA file)",
     ),
     (
         "InvalidCertificate",
         Denied,
-        "its certificate is not trusted (an own authority is given with --cacert)",
+        "its certificate is not trusted (for an own authority, give its CA file)",
     ),
     ("InvalidContentType", Unavailable, "it does not speak TLS (is the endpoint http instead of https?)"),
     ("ConnectionRefused", Unavailable, "connection refused"),
@@ -108,7 +119,14 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
     ),
     ("IncompleteBody", Unavailable, "the connection ended in the middle of an answer"),
     ("kind: Connect", Unavailable, "cannot connect"),
-    ("URL scheme is not allowed", Invalid, "its endpoint has no https"),
+    ("BadScheme", Invalid, "an address has http where only https is taken"),
+    (
+        "Encountered object with invalid path",
+        Unsupported,
+        "a key in it has an empty or a dotted part, which cannot be named",
+    ),
+    ("Got invalid ", Unavailable, "its answer is not one of an object store"),
+    ("Invalid last modified", Unavailable, "its answer is not one of an object store"),
     ("Missing content range", Corrupt, "the answer to a range has no Content-Range"),
 )
 
@@ -136,12 +154,16 @@ def read_failure(error: Exception) -> Failure:
     if failed_delete is not None:
         return _read_failed_delete(failed_delete[1], failed_delete[2])
     found_status = _STATUS.search(text)
+    if _CREDENTIALS.match(text):
+        return _read_failed_credentials(found_status and int(found_status[1]))
     if found_status is None:
         for pattern, kind, reason in _BY_TEXT:
             if pattern in text:
                 return Failure(kind, reason)
         return Failure(Unavailable, "the request failed")
     status = int(found_status[1])
+    if status in _TYPED_STATUSES and _UNTYPED.match(text):
+        return _read_failed_credentials(status)
     found_code = _CODE.search(text)
     code = found_code[1] if found_code else None
     # 4xx that is not in the tables is our mistake, or the store's lack: trying again does not help.
@@ -160,3 +182,14 @@ def _read_failed_delete(message: str, code: str) -> Failure:
         kind = _BY_CODE.get(known_code or "") or _BY_STATUS.get(status, Unavailable)
         return Failure(kind, f"HTTP {status}", status, known_code)
     return Failure(_BY_CODE.get(code, Unavailable), f"the store refuses to delete ({code})", None, code)
+
+
+def _read_failed_credentials(status: int | None) -> Failure:
+    """Without an answer, or with a failure of its own, the service may work later; what it refuses stays
+    refused."""
+    may_work_later = status is None or status >= 500 or status == 429
+    answer = "does not answer" if status is None else f"answers HTTP {status}"
+    return Failure(
+        Unavailable if may_work_later else Denied,
+        f"no credentials: the service that gives them to this machine {answer}",
+    )
