@@ -202,3 +202,29 @@ def test_bodies_without_our_checksum_are_read() -> None:
     """s3backer writes none."""
     assert codec().decode(3, TEXT, None, {}) == TEXT
     assert codec().decode(3, zlib.compress(TEXT), "deflate", {}) == TEXT
+
+
+@given(
+    body=st.one_of(st.binary(max_size=64), st.sampled_from([TEXT, zlib.compress(TEXT), bytes(SIZE + 16)])),
+    content_encoding=st.one_of(
+        st.none(),
+        st.text(max_size=40),
+        st.lists(
+            st.sampled_from(["deflate", "zstd", "encrypt-AES-128-CBC", "encrypt-", "br", ""]), max_size=3
+        ).map(", ".join),
+    ),
+    metadata=st.dictionaries(
+        st.sampled_from([HMAC_NAME, CRC32C_NAME, "other"]), st.text(max_size=45), max_size=3
+    ),
+    cipher=st.sampled_from([None, AES]),
+)
+def test_whatever_lies_in_the_bucket_is_a_block_or_an_error_of_ours(
+    body: bytes, content_encoding: str | None, metadata: dict[str, str], cipher: BlockCipher | None
+) -> None:
+    """No body and no attributes raise anything but Corrupt or WrongPassword, or give another length."""
+    try:
+        data = codec("none", cipher).decode(0, body, content_encoding, metadata)
+    except (Corrupt, WrongPassword):
+        return
+    assert len(data) == SIZE
+    assert cipher is None

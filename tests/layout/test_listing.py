@@ -86,6 +86,15 @@ async def test_requests_are_few(stored_count: int, pages_max: int) -> None:
     assert bucket.page_count <= pages_max
 
 
+async def test_no_block_is_lost_where_ranges_meet() -> None:
+    """A volume without a single hole is found whole."""
+    names = BlockNames("p/", 1 << 20, hash_prefix=False)
+    bucket = await fill(names, list(range(5000)) + list(range((1 << 20) - 3000, 1 << 20)))
+    assert len(await listed(bucket, names)) == 8000
+    dense = BlockNames("p/", 40_000, hash_prefix=False)
+    assert await listed(await fill(dense, list(range(40_000))), dense) == list(range(40_000))
+
+
 async def test_blocks_beyond_the_end_are_not_reported() -> None:
     """What a shrunken volume left behind is not part of it."""
     bucket = await fill(BlockNames("p/", 1 << 20, hash_prefix=False), list(range(0, 10_000, 2)))
