@@ -4,7 +4,8 @@ What belongs to the *format* of a volume (VolumeFormat) is stored in its superbl
 to this process.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from bucketry.errors import Invalid
@@ -44,8 +45,15 @@ class RetrySettings:
     initial_pause_seconds: float = 0.2
     #: No single pause is longer: an outage that ends is noticed within it.
     pause_max_seconds: float = 10.0
-    #: The whole of one request, attempts and pauses together.
+    #: No attempt begins so long after the first failure: how long an outage may last unnoticed. 0 tries once.
     budget_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("initial_pause_seconds", "pause_max_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise Invalid(f"{name} {getattr(self, name)} is not above 0 and finite")
+        if not 0 <= self.budget_seconds < math.inf:
+            raise Invalid(f"budget_seconds {self.budget_seconds} is not 0 or more and finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,12 @@ class LimitSettings:
     #: Bytes per second of bodies over all requests together; None is unlimited.
     upload_bytes_per_second: int | None = None
     download_bytes_per_second: int | None = None
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and value < 1:
+                raise Invalid(f"{limit.name} {value} is not at least 1: nothing would ever pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,6 +261,21 @@ async def test_a_listing_goes_on_where_it_was() -> None:
 
 
 @on_virtual_time
+async def test_each_page_of_a_listing_has_a_budget_of_its_own() -> None:
+    """A listing whose pages each need 40 s of patience goes through, though all together need more than the
+    budget."""
+    store = MemoryStore()
+    for number in range(2500):
+        await MemoryBucket(store).put(f"{number:04}", b"")
+    below = faulty(store)
+    for position in (0, 2, 4):  # a page and its failure, in turn
+        below.plan(Throttle(40.0), operation="list", skip=position)
+    page_sizes = [len(page) async for page in retrying(below).list()]
+    assert page_sizes == [1000, 1000, 500]
+    assert asyncio.get_running_loop().time() >= 120
+
+
+@on_virtual_time
 async def test_cancellation_ends_a_pause_and_an_attempt_at_once() -> None:
     """A cancelled request makes no further attempt."""
     below = faulty()

@@ -7,10 +7,13 @@ made, and the store reports our own success as a conflict. So every conditional 
 an id of its own in the user metadata; when a conflict follows an attempt without an answer, the object is
 read back, and if it carries our id the put has succeeded. Readers through this bucket never see the stamp.
 
-Two things cannot be known from here, and are reported on the safe side. If somebody replaced our object
-before we could read it back, the put is a conflict, though it was in the bucket for a moment. And when the
-budget ends while answers are missing, the put is Unavailable, and may or may not be, or become, visible:
-read before relying on either.
+What cannot be known from here is reported on the safe side. If somebody replaced our object before we could
+read it back, the put is a conflict, though it was in the bucket for a moment. When the budget ends while
+answers are missing, the put is Unavailable, and may or may not be, or become, visible: read before relying
+on either.
+
+One thing is beyond a client's reach: an attempt that timed out may linger on its way and be applied after
+its successors, even after a later put of the same key. Where that must not happen, put with a condition.
 """
 
 import asyncio

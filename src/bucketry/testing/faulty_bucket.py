@@ -256,15 +256,16 @@ class FaultyBucket(BucketWrapper):
         return request, faults
 
     def _planned(self, request: Request) -> Iterator[Fault]:
+        is_taken = False
         for plan in self._plans:
             if not _matches(request, plan.operation, plan.key):
                 continue
             if plan.skip_count:
                 plan.skip_count -= 1
-            elif plan.times:
+            elif plan.times and not is_taken:
                 plan.times -= 1
+                is_taken = True
                 yield plan.fault
-                return
 
     def _drawn(self, request: Request) -> Iterator[Fault]:
         rates, random = self.rates, self._random
