@@ -6,6 +6,8 @@ by side do not see each other's leaks. What belongs to the session, a server abo
 
 ``@pytest.mark.logs("pattern", …)`` announces log records of level WARNING and above: each pattern must be
 found in one, and each such record must contain one of the patterns. With ``required=False`` they may appear.
+
+A test that hangs fails after a generous while, so that the others have their turn.
 """
 
 import asyncio
@@ -13,10 +15,12 @@ import inspect
 import logging
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,9 @@ from servers import process
 #: What is on its way out gets this long: a thread that was told to stop, a process that was killed.
 #: A test that leaves nothing does not wait at all.
 GRACE_SECONDS = 3.0
+#: A test that lasts so long hangs, however loaded the machine is.
+HANG_SECONDS = 60.0
+SYSTEM_HANG_SECONDS = 300.0
 #: Every process that a test starts inherits it, daemons too, and is known by it.
 _SESSION_VARIABLE = "BUCKETRY_TEST_SESSION"
 
@@ -51,7 +58,8 @@ def guard(
         _fuse_descriptors,
         lambda: _temporary_files(session_directory),
     ]
-    if request.node.get_closest_marker("system"):
+    is_system = request.node.get_closest_marker("system") is not None
+    if is_system:
         # Only these start processes and mount, and the looks cost some milliseconds.
         base = session_directory.parent
         looks += [
@@ -62,10 +70,27 @@ def guard(
     before = [look() for look in looks]
     if _is_async(request):
         request.getfixturevalue("_no_task_is_left")
-    yield
+    with _time_limit(SYSTEM_HANG_SECONDS if is_system else HANG_SECONDS):
+        yield
     if left := _left(looks, before):
         pytest.fail(f"the test left behind: {', '.join(sorted(left))}", pytrace=False)
     _check_logs(request, caplog)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise in the main thread, wherever it waits, when the time is over."""
+
+    def over(_number: int, _frame: object) -> None:
+        pytest.fail(f"the test hangs: it has not ended after {seconds:.0f} s")
+
+    old = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
 
 
 @pytest.fixture
@@ -97,8 +122,13 @@ def _left(looks: list[Callable[[], set[str]]], before: list[set[str]]) -> set[st
 
 
 def _threads() -> set[str]:
-    # Python's own; those of the bucket client are Rust's, serve the whole process and never end.
-    return {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
+    # Python's own; those of the bucket client are Rust's, serve the whole process and never end. Those of
+    # asyncio.to_thread belong to the loop, which waits for them when it is closed, after this look.
+    return {
+        f"thread {thread.name} ({thread.ident})"
+        for thread in threading.enumerate()
+        if not thread.name.startswith("asyncio_")
+    }
 
 
 def _fuse_descriptors() -> set[str]:

@@ -49,6 +49,17 @@ def test_quiet():
     pass
 """
 
+_HANGS = """
+def test_plain():
+    threading.Event().wait()
+
+async def test_async():
+    await asyncio.Event().wait()
+
+def test_next():
+    pass
+"""
+
 _SYSTEM_LEAKS = """
 kept = []
 
@@ -98,6 +109,15 @@ def test_leaks_fail_their_tests(inner: pytest.Pytester) -> None:
             "*no log record * contains 'awaited in vain'*",
         ]
     )
+
+
+def test_a_test_that_hangs_is_ended(inner: pytest.Pytester) -> None:
+    """It fails when its time is over, whatever it waits for, and the next test runs."""
+    inner.makeconftest("import guard\nguard.HANG_SECONDS = 0.2\npytest_plugins = ['guard']")
+    inner.makepyfile(_HEAD + _HANGS)
+    result = inner.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["*the test hangs*"])
 
 
 @pytest.mark.system
