@@ -17,7 +17,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -129,8 +129,12 @@ class DirectoryBucket:
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
         entries = self._walk("", prefix, after)
-        while page := await self._run(None, _take, entries):
-            yield page
+        try:
+            while page := await self._run(None, _take, entries):
+                yield page
+        finally:
+            # It holds directories open.
+            entries.close()
 
     def statistics(self) -> Mapping[str, object]:
         return {"calls_under_way": self._threads.busy_count}
@@ -197,28 +201,20 @@ class DirectoryBucket:
             if not stat.S_ISREG(status.st_mode):
                 # A sub-directory, or something that is no object.
                 raise NotFound(f"{self._url}: no object {key}")
-            whole = byte_range is None
-            begin = _read(file, 0, status.st_size if whole else _FIRST_READ_BYTES)
+            begin = _read(file, 0, status.st_size if byte_range is None else _FIRST_READ_BYTES)
             header = _header_of(file, begin, status)
-            info = ObjectInfo(
-                key,
-                header.data_size_bytes,
-                header.etag,
-                header.attributes,
-                datetime.fromtimestamp(status.st_mtime, UTC),
-            )
             if byte_range is None:
                 data = memoryview(begin)[header.data_offset :]
+                size_bytes = header.data_size_bytes
             else:
-                end = min(byte_range.end, header.data_size_bytes)
-                data = memoryview(_read(file, header.data_offset + byte_range.start, end - byte_range.start))
-                if len(data) != max(0, end - byte_range.start):
-                    raise Corrupt("it became shorter while it was read")
-            if byte_range is None and len(data) != header.data_size_bytes:
+                size_bytes = max(0, min(byte_range.end, header.data_size_bytes) - byte_range.start)
+                data = memoryview(_read(file, header.data_offset + byte_range.start, size_bytes))
+            if len(data) != size_bytes:
                 raise Corrupt("it became shorter while it was read")
-            return Object(info, data)
         finally:
             os.close(file)
+        modified = datetime.fromtimestamp(status.st_mtime, UTC)
+        return Object(ObjectInfo(key, header.data_size_bytes, header.etag, header.attributes, modified), data)
 
     def _put(self, key: str, data: BytesLike, attributes: Attributes, condition: Condition) -> str:
         etag = secrets.token_bytes(ETAG_BYTES)
@@ -330,29 +326,28 @@ class DirectoryBucket:
         finally:
             os.close(private)
 
-    def _walk(self, directory: str, prefix: str, after: str) -> Iterator[Entry]:
+    def _walk(self, directory: str, prefix: str, after: str) -> Generator[Entry, None, None]:
         """The objects below ``directory`` ("" or with a slash at its end), in order. Directories sort as if
         their names ended with the slash that their objects' keys have there."""
-        with self._open_root() as root:
+        with self._open_root() as root, contextlib.ExitStack() as stack:
             try:
-                with self._open_parent(root, f"{directory}-") as (parent, _):
-                    names = self._names(parent, directory)
+                parent, _ = stack.enter_context(self._open_parent(root, f"{directory}-"))
             except OSError as error:
                 if directory and error.errno in _ABSENT:
+                    # Emptied meanwhile.
                     return
                 raise
-        for name in names:
-            key = directory + name
-            if name.endswith("/"):
-                # Its keys lie between key and key + the highest character; skip it where none can be asked
-                # for.
-                begins_right = key.startswith(prefix) or prefix.startswith(key)
-                if begins_right and (after < key or after.startswith(key)):
-                    yield from self._walk(key, prefix, after)
-            elif key.startswith(prefix) and key > after:
-                entry = self._entry(key)
-                if entry is not None:
-                    yield entry
+            for name in self._names(parent, directory):
+                key = directory + name
+                if name.endswith("/"):
+                    # What is in it begins with its key; skip it where none of that is asked for.
+                    begins_right = key.startswith(prefix) or prefix.startswith(key)
+                    if begins_right and (after < key or after.startswith(key)):
+                        yield from self._walk(key, prefix, after)
+                elif key.startswith(prefix) and key > after:
+                    entry = _entry(parent, name, key)
+                    if entry is not None:
+                        yield entry
 
     def _names(self, parent: int, directory: str) -> Sequence[str]:
         names = []
@@ -368,14 +363,6 @@ class DirectoryBucket:
         names.sort()
         return names
 
-    def _entry(self, key: str) -> Entry | None:
-        """None when it was deleted meanwhile."""
-        try:
-            info = self._get(key, ByteRange(0, 0)).info
-        except NotFound:
-            return None
-        return Entry(key, info.size_bytes, info.etag)
-
 
 def _check_own_key(key: str) -> None:
     check_key(key)
@@ -386,6 +373,23 @@ def _check_own_key(key: str) -> None:
 def _take(entries: Iterator[Entry]) -> list[Entry]:
     """The next page; empty at the end."""
     return list(islice(entries, _PAGE_COUNT_MAX))
+
+
+def _entry(parent: int, name: str, key: str) -> Entry | None:
+    """None when it was deleted meanwhile. A damaged file is there all the same: it is for a get to say what
+    is wrong."""
+    try:
+        file = os.open(name, _READ_FLAGS, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    status = os.fstat(file)
+    try:
+        header = _header_of(file, _read(file, 0, min(_FIRST_READ_BYTES, status.st_size)), status)
+    except Corrupt:
+        return Entry(key, status.st_size)
+    finally:
+        os.close(file)
+    return Entry(key, header.data_size_bytes, header.etag)
 
 
 def _header_of(file: int, begin: bytes, status: os.stat_result) -> Header:
