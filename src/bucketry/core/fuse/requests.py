@@ -35,12 +35,14 @@ class Init(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A READ or WRITE, or the request for a part of a directory."""
+    """A READ or WRITE, or the request for a part of a directory. ``open_flags`` are open(2)'s as they are
+    now."""
 
     handle: int
     offset: int
     size: int
     flags: int
+    open_flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def parse_open(body: memoryview) -> int:
 
 def parse_transfer(body: memoryview) -> Transfer:
     """A READ, READDIR, or a WRITE without its data."""
-    return Transfer(*_unpack(protocol.TRANSFER, body)[:4])
+    handle, offset, size, flags, _, open_flags, _ = _unpack(protocol.TRANSFER, body)
+    return Transfer(handle, offset, size, flags, open_flags)
 
 
 def parse_write(body: memoryview) -> tuple[Transfer, memoryview]:

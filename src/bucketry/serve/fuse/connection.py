@@ -79,7 +79,8 @@ class Connection:
         self._reads: set[asyncio.Task[BytesLike]] = set()
         self._waiting_bytes = 0
         self._paused = False
-        self._closed = False
+        #: The conversation is over and the descriptor closed.
+        self.closed = False
         self._counts: Counter[int] = Counter()
         self._errors: Counter[str] = Counter()
         self._immediate_reads = 0
@@ -118,8 +119,8 @@ class Connection:
     def close(self) -> None:
         """Close the descriptor, at which the kernel fails everything that it still waits for. Closing twice
         is fine."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             os.close(self._descriptor)
 
     def statistics(self) -> Mapping[str, object]:
@@ -303,7 +304,7 @@ class Connection:
         self._write_out(unique, (replies.error(unique, number),))
 
     def _write_out(self, unique: int, parts: Sequence[BytesLike]) -> None:
-        if self._closed:
+        if self.closed:
             return
         try:
             os.writev(self._descriptor, parts)

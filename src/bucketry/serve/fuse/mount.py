@@ -19,6 +19,8 @@ from bucketry.serve.mounts import FUSE_TYPE, find_mount
 #: fusermount3 waits for nothing but the kernel; an unmount writes out the pages of mappings first.
 _HELPER_TIMEOUT_SECONDS = 60.0
 _DEVICE = "/dev/fuse"
+#: As many symbolic links as Linux itself follows.
+_LINKS_MAX = 40
 
 # mount(2), umount2(2)
 _MS_RDONLY = 1
@@ -42,11 +44,8 @@ class MountOptions:
 def resolve(path: Path) -> Path:
     """``path`` absolute and without symbolic links, checked to be a directory on which nothing is mounted.
     Raises NotFound, Invalid, Busy, Denied."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 — before any look at it: a dead mount there fails every stat
-    if find_mount(str(absolute)) is not None:
-        raise Busy(f"{path}: something is already mounted there")
     try:
-        resolved = absolute.resolve(strict=True)
+        resolved = _follow(path)
         is_directory = stat.S_ISDIR(resolved.stat().st_mode)
     except FileNotFoundError as problem:
         raise NotFound(f"{path}: no such directory") from problem
@@ -54,9 +53,33 @@ def resolve(path: Path) -> Path:
         raise _error_at(path, problem.errno) from problem
     if not is_directory:
         raise Invalid(f"{path}: not a directory")
-    if find_mount(str(resolved)) is not None:
-        raise Busy(f"{path}: something is already mounted there")
     return resolved
+
+
+def _follow(path: Path) -> Path:
+    """``path`` without symbolic links. The mount table is asked before the file system is: a look at a mount
+    whose process has gone fails, and at one that this process serves never ends. Raises Busy, OSError."""
+    following = path
+    for _ in range(_LINKS_MAX):
+        # Not normalised first: ".." behind a symbolic link is where the link leads.
+        last = following.name if following.name != ".." else ""
+        following = (following.parent if last else following).resolve(strict=True) / last
+        if find_mount(str(following)) is not None:
+            raise Busy(f"{path}: something is already mounted there")
+        if not following.is_symlink():
+            return following
+        following = following.parent / following.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def is_dead(path: Path) -> bool:
+    """Whether the process that served the mount at ``path`` has gone, or its connection was aborted. Blocks
+    until it answers, if it has not."""
+    try:
+        path.lstat()
+    except OSError as problem:
+        return problem.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
 
 
 def mount(path: Path, options: MountOptions, *, helper: bool | None = None) -> int:

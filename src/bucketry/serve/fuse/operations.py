@@ -6,6 +6,7 @@ errors.
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.fuse import protocol, replies, requests
 from bucketry.core.fuse.protocol import Opcode, OpenFlag
-from bucketry.core.fuse.requests import NOW, Request
+from bucketry.core.fuse.requests import NOW, Request, Transfer
 from bucketry.disk.interface import Device
 from bucketry.errors import Corrupt
 from bucketry.serve.fuse.tree import FILE, ROOT, STATS, Tree
@@ -261,15 +262,18 @@ class Operations:
     def _write(self, request: Request) -> Answer:
         transfer, data = requests.parse_write(request.body)
         file = self._changeable(transfer.handle)
-        # As on a block device: what fits is written, and beyond the end there is no space.
         length = min(transfer.size, self._device.size_bytes - transfer.offset)
         if length <= 0 and transfer.size:
             raise Refusal(errno.ENOSPC)
-        return self._write_later(transfer.offset, bytes(data[:length]), file, transfer.flags)
+        return self._write_later(transfer, bytes(data[:length]), file)
 
-    async def _write_later(self, offset: int, data: bytes, file: FileHandle, flags: int) -> bytes:
-        await self._device.write(offset, data)
-        self.changed(file, flags)
+    async def _write_later(self, transfer: Transfer, data: bytes, file: FileHandle) -> bytes:
+        await self._device.write(transfer.offset, data)
+        self.changed(file, transfer.flags)
+        # As on a block device, what fits is written, and then there is no space. The kernel makes EIO of a
+        # short answer to O_DIRECT, so there the news comes at once.
+        if len(data) < transfer.size and transfer.open_flags & os.O_DIRECT:
+            raise Refusal(errno.ENOSPC)
         return replies.written(len(data))
 
     def changed(self, file: FileHandle, flags: int = 0) -> None:

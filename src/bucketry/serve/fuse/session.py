@@ -71,13 +71,19 @@ class FuseSession:
     async def unmount(self, *, lazy: bool = False) -> None:
         """Unmount, if it still is mounted; ``serve`` then ends by itself. Raises Busy while files are open.
         ``lazy``: take it out of sight at once; ``serve`` goes on until the last file is closed."""
-        mounted = await asyncio.to_thread(find_mount, str(self._path))
-        # Somebody else may have unmounted it, and mounted something else there.
-        if mounted is not None and mounted.device_number == self._device_number:
+        if await asyncio.to_thread(self._is_mounted):
             # In a thread: the kernel may write out pages of a mapping first, to us.
             await asyncio.to_thread(mounting.unmount, self._path, lazy=lazy, helper=self._helper)
         if self._connection is not None and not self._serving:
             self._connection.close()
+
+    def _is_mounted(self) -> bool:
+        """Whether what is on the mount point is ours. Somebody may have unmounted it and mounted something
+        else, even with the same device number: then it lives, though our connection has ended."""
+        mount = find_mount(str(self._path))
+        if mount is None or mount.device_number != self._device_number or self._connection is None:
+            return False
+        return not self._connection.closed or mounting.is_dead(self._path)
 
     def statistics(self) -> Mapping[str, object]:
         """As Bucket.statistics: requests by operation, errors, bytes, what waits and how long it waited."""
