@@ -95,14 +95,11 @@ class Connection:
         and changes are waited for. Cancelling it cancels all of them and closes the descriptor, at which the
         kernel fails what it still waits for. Raises Unsupported for a kernel that is too old, OSError when
         the descriptor fails."""
-        loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = loop.create_future()
-        # An epoll of our own between the descriptor and the loop's: it makes an aborted connection readable
-        # in every kind of loop (uvloop drops a descriptor in error), and can be told to watch for the end
-        # alone.
-        with select.epoll() as self._epoll:
-            self._epoll.register(self._descriptor, select.EPOLLIN)
-            loop.add_reader(self._epoll.fileno(), self._on_readable)
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        # Asked for nothing, an epoll still reports errors and the end of what is in it.
+        with select.epoll() as self._end_watch:
+            self._loop.add_reader(self._descriptor, self._on_readable)
             try:
                 await self._ended
                 for task in self._reads:
@@ -110,7 +107,7 @@ class Connection:
                 while self._tasks:
                     await asyncio.wait(self._tasks)
             finally:
-                loop.remove_reader(self._epoll.fileno())
+                self._stop_reading()
                 self.close()
                 for task in self._tasks:
                     task.cancel()
@@ -246,17 +243,36 @@ class Connection:
         """Answer when ``answer`` has been found."""
         opcode = request.opcode
         held_bytes = requests.parse_transfer(request.body).size if opcode in self._latencies else 0
-        task = asyncio.get_running_loop().create_task(answer)
+        task = self._loop.create_task(answer)
         self._tasks.add(task)
         if opcode not in _CHANGING:
             self._reads.add(task)
         self._waiting_bytes += held_bytes
         task.add_done_callback(partial(self._answer, request.unique, opcode, held_bytes, time.perf_counter()))
         if len(self._tasks) >= WAITING_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Leave requests in the kernel for a while, and watch for the end of the connection alone."""
+        if not self._paused:
             self._paused = True
             self._pauses += 1
-            # Nothing to be read, only the end of the connection, which epoll always reports.
-            self._epoll.modify(self._descriptor, 0)
+            self._loop.remove_reader(self._descriptor)
+            self._end_watch.register(self._descriptor, 0)
+            self._loop.add_reader(self._end_watch.fileno(), self._on_readable)
+
+    def _resume(self) -> None:
+        self._stop_reading()
+        if not self._ended.done():
+            self._loop.add_reader(self._descriptor, self._on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._loop.remove_reader(self._end_watch.fileno())
+            self._end_watch.unregister(self._descriptor)
+        else:
+            self._loop.remove_reader(self._descriptor)
 
     def _answer(
         self, unique: int, opcode: int, held_bytes: int, started: float, task: asyncio.Task[BytesLike]
@@ -278,9 +294,7 @@ class Connection:
                 self._written_bytes += held_bytes
             self._reply(unique, payload)
         if self._paused and len(self._tasks) < WAITING_MAX and self._waiting_bytes < WAITING_BYTES_MAX:
-            self._paused = False
-            if not self._ended.done():
-                self._epoll.modify(self._descriptor, select.EPOLLIN)
+            self._resume()
 
     # Answering
 
@@ -320,7 +334,7 @@ class Connection:
         """The conversation is over."""
         if self._ended.done():
             return
-        self._epoll.unregister(self._descriptor)
+        self._stop_reading()
         if problem is None:
             self._ended.set_result(None)
         else:
