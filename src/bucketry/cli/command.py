@@ -39,7 +39,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 section = parameter.section if isinstance(parameter, SectionedOption) else "Options"
                 sections.setdefault(section, []).append(record)
         yield from sections.items()

@@ -19,7 +19,7 @@ from bucketry.cli.options import (
 )
 from bucketry.cli.reports import lines, volume_report
 from bucketry.cli.secrets import with_password
-from bucketry.errors import Closed, NotFound
+from bucketry.errors import BucketryError, Closed, NotFound
 from bucketry.serve import event_loop
 from bucketry.serve.control import ask
 from bucketry.serve.runtime import State, files_of, find_state, real_mount_point
@@ -74,16 +74,20 @@ def _ask_process(directory: Path) -> Mapping[str, object]:
     state = _serving(directory)
     socket = files_of(state.mount_point).socket
     status = ask(socket, "status")
-    volume = ask(socket, "info")["volume"]
-    return {
+    report = {
         "mount_point": state.mount_point,
         "shows": "filesystem" if state.kind == "mount" else "disk",
         "state": status["state"],
         "dirty_bytes": status["dirty_bytes"],
         "pid": state.pid,
         "log": state.log,
-        "volume": volume,
     }
+    try:
+        report["volume"] = ask(socket, "info")["volume"]
+    except BucketryError as error:
+        # What the process knows by itself matters most just when the bucket cannot be asked.
+        report["bucket_error"] = str(error)
+    return report
 
 
 def _serving(directory: Path) -> State:

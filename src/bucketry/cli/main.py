@@ -19,6 +19,10 @@ from bucketry.cli.info import info, stats
 from bucketry.cli.umount import umount
 
 
+#: By it a shell asks which words could come next.
+_COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
+
+
 @click.group(no_args_is_help=False)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Tell more, tracebacks included.")
@@ -41,8 +45,12 @@ for command in (create, attach, mount, umount, info, stats, erase, import_comman
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code. What goes wrong is one line on standard error."""
     try:
-        code = cli.main(list(arguments), prog_name="bucketry", standalone_mode=False)
+        # Not cli.main: it would add an empty line of its own to an interruption.
+        with cli.make_context("bucketry", list(arguments)) as context:
+            cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code  # --help and --version
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -60,4 +68,6 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    if _COMPLETION_VARIABLE in os.environ:
+        cli.main(prog_name="bucketry", complete_var=_COMPLETION_VARIABLE)
     sys.exit(run_command(sys.argv[1:]))

@@ -33,17 +33,16 @@ def log_to_stderr(*, debug: bool) -> None:
 
 def log_to_syslog(*, debug: bool) -> None:
     """Log to the system's log. Raises Unsupported where none listens."""
-    handler = None
+    # The handler itself ignores that nobody listens, and would lose every line.
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        try:
-            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, "daemon", kind)
-        except OSError:
-            continue
-        break
-    if handler is None:
+        with socket.socket(socket.AF_UNIX, kind) as attempt:
+            if attempt.connect_ex(SYSLOG_SOCKET) == 0:
+                break
+    else:
         raise Unsupported(
             f"nothing listens at {SYSLOG_SOCKET}: there is no syslog here; --log FILE writes to a file"
         )
+    handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, "daemon", kind)
     handler.ident = f"bucketry[{os.getpid()}]: "
     _install(handler, "%(levelname)s: %(message)s", debug)
 

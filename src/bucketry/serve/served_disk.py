@@ -160,7 +160,7 @@ class _ServedDisk:
         self._device = device
         if self._job.loop is not None:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-        session = FuseSession(device, self._directory, self._job.fuse, statistics=device.statistics)
+        session = FuseSession(device, self._directory, self._job.fuse, statistics=self._statistics)
         session.mount()
         self._session = session
         self._serving = asyncio.create_task(session.serve(), name="fuse session")
@@ -212,7 +212,7 @@ class _ServedDisk:
             case "status":
                 return {"state": self._state, "dirty_bytes": self._dirty_bytes(), "pid": os.getpid()}
             case "statistics":
-                return {"statistics": self._device.statistics()}
+                return {"statistics": self._statistics()}
             case "info":
                 return {"volume": await self._describe()}
             case "flush":
@@ -345,6 +345,13 @@ class _ServedDisk:
         self._claim.forget()
         logging.shutdown()
         os._exit(GAVE_UP_EXIT_CODE)
+
+    def _statistics(self) -> Mapping[str, object]:
+        assert self._device is not None
+        figures = dict(self._device.statistics())
+        if self._session is not None:
+            figures["fuse"] = self._session.statistics()
+        return figures
 
     def _dirty_bytes(self) -> int:
         assert self._device is not None
