@@ -1,6 +1,8 @@
 """Blocking calls in threads of one owner."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -88,3 +90,76 @@ async def test_closed() -> None:
     await threads.close()
     with pytest.raises(Closed, match="the bucket is closed"):
         await threads.run(print)
+
+
+async def test_threads_are_started_when_needed() -> None:
+    """One call at a time needs one thread, however many there may be."""
+    threads = Threads("test", 8)
+    names = {await threads.run(threading.get_ident) for _ in range(50)}
+    assert len(names) == 1
+    await threads.close()
+
+
+async def test_many_calls() -> None:
+    """Each of many calls at once gets its own result, and an error goes to the one that caused it."""
+    threads = Threads("test", 4)
+
+    def call(number: int) -> int:
+        if number % 7 == 0:
+            raise ValueError(number)
+        return number
+
+    results = await asyncio.gather(*(threads.run(call, n) for n in range(1000)), return_exceptions=True)
+    for number, result in enumerate(results):
+        if number % 7 == 0:
+            assert isinstance(result, ValueError)
+            assert result.args == (number,)
+        else:
+            assert result == number
+    await threads.close()
+
+
+async def test_close_while_closing() -> None:
+    """Two may wait for the same end; one that is cancelled does not spoil it for the other."""
+    threads = Threads("test", 1)
+    go_on = threading.Event()
+    call = asyncio.create_task(threads.run(go_on.wait))
+    await asyncio.sleep(0)
+    first, second = asyncio.create_task(threads.close()), asyncio.create_task(threads.close())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await second
+    await call
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+_UNCLOSED = """
+import asyncio, threading, time
+from bucketry.bucket.threads import Threads
+
+begun = threading.Event()
+
+def call():
+    begun.set()
+    time.sleep(0.1)  # long after the main thread has nothing left to do
+    print("done", flush=True)
+
+async def main():
+    threads = Threads("test", 2)
+    task = asyncio.create_task(threads.run(call))
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    return threads
+
+kept = asyncio.run(main())
+"""
+
+
+@pytest.mark.system
+def test_exit_without_close() -> None:
+    """An interpreter that ends without close waits for what has begun, and exits cleanly."""
+    result = subprocess.run([sys.executable, "-c", _UNCLOSED], capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"done\n", b"")
