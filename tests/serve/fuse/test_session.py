@@ -423,9 +423,13 @@ async def test_giving_up_frees_those_that_hang(tmp_path: Path) -> None:
 async def test_a_mount_that_was_never_served_is_unmounted(tmp_path: Path) -> None:
     """Whoever changes their mind after mounting leaves nothing behind."""
     session = FuseSession(MemoryDevice(SIZE), tmp_path, FuseSettings(), statistics=figures)
+    with pytest.raises(Closed):
+        await session.serve()
     session.mount()
     await session.unmount()
     assert find_mount(str(tmp_path)) is None
+    with pytest.raises(Closed):
+        await session.serve()
 
 
 async def test_unmounted_from_outside(tmp_path: Path) -> None:

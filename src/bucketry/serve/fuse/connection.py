@@ -79,8 +79,9 @@ class Connection:
         self._reads: set[asyncio.Task[BytesLike]] = set()
         self._waiting_bytes = 0
         self._paused = False
-        #: The conversation is over and the descriptor closed.
-        self.closed = False
+        #: The kernel has ended the conversation, or we have; changes may still be under way.
+        self.ended = False
+        self._closed = False
         self._counts: Counter[int] = Counter()
         self._errors: Counter[str] = Counter()
         self._immediate_reads = 0
@@ -116,8 +117,8 @@ class Connection:
     def close(self) -> None:
         """Close the descriptor, at which the kernel fails everything that it still waits for. Closing twice
         is fine."""
-        if not self.closed:
-            self.closed = True
+        if not self._closed:
+            self.ended = self._closed = True
             os.close(self._descriptor)
 
     def statistics(self) -> Mapping[str, object]:
@@ -129,9 +130,7 @@ class Connection:
             _WRITE: self._counts.get(_WRITE, 0) + self._immediate_writes,
         }
         return {
-            "requests": {
-                _NAMES.get(opcode, f"opcode_{opcode}"): count for opcode, count in sorted(counts.items())
-            },
+            "requests": {_NAMES[opcode]: count for opcode, count in sorted(counts.items())},
             "errors": dict(sorted(self._errors.items())),
             "immediate_reads": self._immediate_reads,
             "immediate_writes": self._immediate_writes,
@@ -225,12 +224,11 @@ class Connection:
             return
         try:
             answer = self._operations.answer(request)
-        except Unsupported as problem:
-            # From INIT alone: there is no common language.
-            self._fail(request.unique, opcode, problem)
-            self._end(problem)
         except Exception as problem:  # noqa: BLE001 — reported, and the session goes on
             self._fail(request.unique, opcode, problem)
+            if opcode == Opcode.INIT and isinstance(problem, Unsupported):
+                # There is no common language.
+                self._end(problem)
         else:
             if isinstance(answer, Coroutine):
                 self._wait_for(request, answer)
@@ -318,7 +316,7 @@ class Connection:
         self._write_out(unique, (replies.error(unique, number),))
 
     def _write_out(self, unique: int, parts: Sequence[BytesLike]) -> None:
-        if self.closed:
+        if self._closed:
             return
         try:
             os.writev(self._descriptor, parts)
@@ -334,6 +332,7 @@ class Connection:
         """The conversation is over."""
         if self._ended.done():
             return
+        self.ended = True
         self._stop_reading()
         if problem is None:
             self._ended.set_result(None)

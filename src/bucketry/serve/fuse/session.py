@@ -63,7 +63,7 @@ class FuseSession:
         Cancelled, it drops everything under way and closes the connection, whereupon the kernel fails what it
         still waits for; the dead mount stays until it is unmounted. Raises Unsupported for a kernel that is
         too old."""
-        if self._connection is None:
+        if self._connection is None or self._connection.ended:
             raise Closed(f"{self._path}: not mounted")
         self._serving = True
         await self._connection.serve()
@@ -83,7 +83,7 @@ class FuseSession:
         mount = find_mount(str(self._path))
         if mount is None or mount.device_number != self._device_number or self._connection is None:
             return False
-        return not self._connection.closed or mounting.is_dead(self._path)
+        return not self._connection.ended or mounting.is_dead(self._path)
 
     def statistics(self) -> Mapping[str, object]:
         """As Bucket.statistics: requests by operation, errors, bytes, what waits and how long it waited."""
