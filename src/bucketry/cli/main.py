@@ -61,9 +61,7 @@ def run_command(arguments: Sequence[str]) -> int:
             traceback.print_exception(error)
         click.echo(f"bucketry: {one_line(error)}", err=True)
         return exit_code(error)
-    # Without standalone mode click returns the code of --help and --version, and what a command returned:
-    # nothing.
-    return code or 0
+    return 0
 
 
 def main() -> None:
