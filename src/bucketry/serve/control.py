@@ -129,8 +129,8 @@ class ControlClient:
         while True:
             try:
                 data = self._socket.recv(65536)
-            except TimeoutError:
-                return None
+            except (TimeoutError, BlockingIOError):
+                return None  # the latter is what a timeout of 0 brings
             except ConnectionError:
                 data = b""
             self._received += data
