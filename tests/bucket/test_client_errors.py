@@ -150,6 +150,20 @@ def test_credentials_are_no_objects(begin: str, status: int, kind: type[Bucketry
     assert "credentials" in failure.reason
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/latest/api/token", Unavailable),
+        ("/computeMetadata/v1/instance", Denied),
+        ("/metadata/identity/oauth2/token", Denied),
+    ],
+)
+def test_credentials_without_an_answer(path: str, kind: type[BucketryError]) -> None:
+    """A service that was there before may come back; one that was never seen is no reason to try again."""
+    text = f"Generic X error: Error performing GET http://127.0.0.1{path} in 1ms - HTTP error: error sending"
+    assert read_failure(Exception(text)).kind is kind
+
+
 def test_a_list_is_no_credential() -> None:
     """A list, whose errors have no class of their own either, is known by its words."""
     text = (

@@ -1,16 +1,22 @@
 """From settings to a bucket, and the options that mean nothing to it."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from bucketry.bucket.connect import connect
 from bucketry.bucket.directory import DirectoryBucket
+from bucketry.bucket.interface import IfAbsent
 from bucketry.bucket.memory import MemoryBucket
 from bucketry.bucket.objects import ObjectsBucket
-from bucketry.errors import BucketryError, Invalid, Unsupported
+from bucketry.errors import BucketryError, Denied, Invalid, Unsupported
 from bucketry.settings import BucketSettings, Secret
+from bucketry.testing.bucket_contract import all_keys
+from servers.seaweed import Seaweed
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +109,79 @@ async def test_secrets_are_not_shown() -> None:
         await bucket.get("key")
     assert "geheim" not in shown + str(caught.value) + repr(caught.value.__cause__)
     await bucket.close()
+
+
+# On a real server.
+
+
+def _on_seaweed(server: Seaweed, bucket_name: str, **settings: object) -> BucketSettings:
+    keys: dict[str, object] = {"access_id": server.access_key, "access_key": Secret(server.secret_key)}
+    return _settings(f"s3://{bucket_name}", endpoint=server.endpoint, **{**keys, **settings})
+
+
+@pytest.mark.system
+async def test_wrong_keys_are_denied(seaweed: Seaweed) -> None:
+    """A server that checks signatures denies a wrong key, an unknown id and nobody, whatever is asked."""
+    name = seaweed.make_bucket()
+    for wrong in (
+        {"access_key": Secret("geheim")},
+        {"access_id": "nobody"},
+        {"access_id": None, "access_key": None, "anonymous": True},
+    ):
+        bucket = connect(_on_seaweed(seaweed, name, **wrong))
+        calls: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: bucket.get("key"),  # noqa: B023 - called in this round
+            lambda: bucket.head("key"),  # noqa: B023
+            lambda: bucket.put("key", b"x"),  # noqa: B023
+            lambda: bucket.put("key", b"x", condition=IfAbsent()),  # noqa: B023
+            lambda: bucket.delete("key"),  # noqa: B023
+            lambda: bucket.delete_many(["a", "b"]),  # noqa: B023
+            lambda: all_keys(bucket),  # noqa: B023
+        )
+        for call in calls:
+            with pytest.raises(Denied) as caught:
+                await call()
+            assert str(caught.value).isprintable()
+            assert "geheim" not in str(caught.value)
+        await bucket.close()
+
+
+@pytest.mark.system
+async def test_environment_on_a_real_server(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's own variables are enough: keys, region and endpoint."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweed.endpoint)
+    bucket = connect(_settings(f"s3://{seaweed.make_bucket()}"))
+    await bucket.put("key", b"x")
+    assert bytes((await bucket.get("key")).data) == b"x"
+    await bucket.close()
+
+
+_ABANDONED = """
+import asyncio, sys
+from bucketry.bucket.connect import connect
+from bucketry.settings import BucketSettings, Secret
+
+async def main(endpoint, name, access_id, key):
+    keys = {"access_id": access_id, "access_key": Secret(key)}
+    bucket = connect(BucketSettings(url=f"s3://{name}", endpoint=endpoint, **keys))
+    puts = [asyncio.create_task(bucket.put(f"k{i}", bytes(100_000))) for i in range(32)]
+    await asyncio.wait(puts, return_when=asyncio.FIRST_COMPLETED)
+    for put in puts:
+        put.cancel()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.system
+def test_exit_in_the_middle(seaweed: Seaweed) -> None:
+    """An interpreter that ends with requests under way and without close ends cleanly."""
+    arguments = [seaweed.endpoint, seaweed.make_bucket(), seaweed.access_key, seaweed.secret_key]
+    for _ in range(5):
+        result = subprocess.run(
+            [sys.executable, "-c", _ABANDONED, *arguments], capture_output=True, timeout=60, check=False
+        )
+        assert (result.returncode, result.stderr) == (0, b"")

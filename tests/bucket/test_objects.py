@@ -410,3 +410,25 @@ async def test_wrong_ranges_are_refused_before_anything_is_sent() -> None:
             with pytest.raises(Invalid):
                 await bucket.get("a//b")
     assert server.requests == []
+
+
+async def test_google_compares_generations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At Google the generation is the ETag: that of the answer is returned, and that which was seen is
+    compared."""
+    headers = {
+        "ETag": '"digest"',
+        "x-goog-generation": "17",
+        "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT",
+    }
+    with serve(lambda _: Answer(200, b"hello", headers)) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.endpoint.removeprefix("http://"))
+        bucket = connect(BucketSettings(url="gs://bucket"))
+        assert await bucket.put("key", b"x", condition=IfAbsent()) == "17"
+        await bucket.put("key", b"x", condition=IfMatch("16"), attributes=Attributes(metadata={"a-b": "c"}))
+        assert (await bucket.get("key")).info.etag == "17"
+        await bucket.close()
+    absent, match, get = server.requests
+    assert absent.headers["x-goog-if-generation-match"] == "0"
+    assert match.headers["x-goog-if-generation-match"] == "16"
+    assert match.headers["x-goog-meta-a-b"] == "c"
+    assert get.path == "/bucket/key"

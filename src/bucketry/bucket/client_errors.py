@@ -155,7 +155,9 @@ def read_failure(error: Exception) -> Failure:
         return _read_failed_delete(failed_delete[1], failed_delete[2])
     found_status = _STATUS.search(text)
     if _CREDENTIALS.match(text):
-        return _read_failed_credentials(found_status and int(found_status[1]))
+        # Of AWS's service somebody made sure that it is there; of the others not.
+        is_known = "/computeMetadata/" not in text and "/metadata/identity/" not in text
+        return _read_failed_credentials(int(found_status[1]) if found_status else None, is_known=is_known)
     if found_status is None:
         for pattern, kind, reason in _BY_TEXT:
             if pattern in text:
@@ -163,7 +165,7 @@ def read_failure(error: Exception) -> Failure:
         return Failure(Unavailable, "the request failed")
     status = int(found_status[1])
     if status in _TYPED_STATUSES and _UNTYPED.match(text):
-        return _read_failed_credentials(status)
+        return _read_failed_credentials(status, is_known=True)
     found_code = _CODE.search(text)
     code = found_code[1] if found_code else None
     # 4xx that is not in the tables is our mistake, or the store's lack: trying again does not help.
@@ -184,10 +186,10 @@ def _read_failed_delete(message: str, code: str) -> Failure:
     return Failure(_BY_CODE.get(code, Unavailable), f"the store refuses to delete ({code})", None, code)
 
 
-def _read_failed_credentials(status: int | None) -> Failure:
-    """Without an answer, or with a failure of its own, the service may work later; what it refuses stays
-    refused."""
-    may_work_later = status is None or status >= 500 or status == 429
+def _read_failed_credentials(status: int | None, *, is_known: bool) -> Failure:
+    """Without an answer, or with a failure of its own, a service that is there may work later; what it
+    refuses stays refused."""
+    may_work_later = is_known if status is None else status >= 500 or status == 429
     answer = "does not answer" if status is None else f"answers HTTP {status}"
     return Failure(
         Unavailable if may_work_later else Denied,

@@ -28,7 +28,7 @@ from bucketry.errors import Invalid, Unsupported
 from bucketry.settings import BucketSettings
 
 if TYPE_CHECKING:
-    from obstore.store import AzureConfig, ClientConfig, GCSConfig, RetryConfig, S3Config
+    from obstore.store import AzureConfig, ClientConfig, GCSConfig, GCSCredential, RetryConfig, S3Config
 
 #: AWS's own default, and what other servers sign for unless told otherwise.
 _DEFAULT_REGION = "us-east-1"
@@ -157,17 +157,23 @@ def _gs_store(settings: BucketSettings, location: Location, environment: Mapping
     if emulator is not None and "://" not in emulator:
         emulator = f"http://{emulator}"
     endpoint = _checked_endpoint(settings.endpoint or emulator)
-    config: GCSConfig = {}
+    config: GCSConfig = {"skip_signature": settings.anonymous}
     if endpoint is not None:
         config["base_url"] = endpoint
-    if settings.anonymous or (emulator is not None and settings.endpoint is None):
-        config["skip_signature"] = True
+    is_emulator = emulator is not None and settings.endpoint is None
     return GCSStore(
         location.bucket_name,
         config=config,
         client_options=_client_options(settings, endpoint, settings.ca_file),
         retry_config=_NO_RETRIES,
+        # Without it the client would ask the machine's metadata service for a token, for puts even when
+        # anonymous.
+        credential_provider=_emulator_token if is_emulator else None,
     )
+
+
+def _emulator_token() -> "GCSCredential":
+    return {"token": "emulator", "expires_at": None}
 
 
 def _az_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> AzureStore:

@@ -34,8 +34,9 @@ NO_ATTRIBUTES = Attributes()
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What HEAD tells: ``etag`` is opaque, changes whenever the object is put, and is compared for equality
-    only."""
+    """What HEAD tells: ``etag`` is opaque, changes whenever the object's bytes do, and is compared for
+    equality only. (S3's is a digest of the bytes: who compares and swaps must write something that is
+    different each time.)"""
 
     key: str
     size_bytes: int
