@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -332,29 +333,27 @@ async def test_stale_files_are_removed(root: Path, bucket: DirectoryBucket) -> N
     assert await all_keys(bucket) == ["key"]
 
 
-def _start_writer(root: Path) -> subprocess.Popen[bytes]:
-    writer = subprocess.Popen([sys.executable, str(_WRITER), f"file://{root}"], stdout=subprocess.PIPE)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"begun\n"
-    return writer
-
-
-def _kill(writer: subprocess.Popen[bytes]) -> None:
-    writer.kill()
-    writer.wait()
-    assert writer.stdout is not None
-    writer.stdout.close()
+@contextmanager
+def _writer(root: Path) -> Iterator[None]:
+    """A process that puts all the time, until it is killed at the end."""
+    with subprocess.Popen([sys.executable, str(_WRITER), f"file://{root}"], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"begun\n"
+            yield
+        finally:
+            writer.kill()
 
 
 @pytest.mark.system
 async def test_kill_pairs_nothing_wrong(root: Path, bucket: DirectoryBucket) -> None:
     """However a writer is killed, the object has the data and the attributes of one put, and is whole."""
     for round_index in range(12):
-        writer = _start_writer(root)
-        # Read while it writes, a different number of times, so that the kill hits another moment each round.
-        for _ in range(1 + 5 * round_index):
-            await _check_pair(bucket)
-        _kill(writer)
+        with _writer(root):
+            # Read while it writes, a different number of times, so that the kill hits another moment each
+            # round.
+            for _ in range(1 + 5 * round_index):
+                await _check_pair(bucket)
         letter = await _check_pair(bucket)
         # The dead hold no lock.
         etag = (await bucket.head("key")).etag
