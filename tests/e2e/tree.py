@@ -110,7 +110,8 @@ def _make_odd(path: Path, prng: random.Random) -> None:
         file_of_mode.write_text("x")
         file_of_mode.chmod(mode)
     (path / "empty directory").mkdir(mode=0o1777)
-    os.setxattr(sizes / "4096", "user.bucketry", prng.randbytes(1000))
+    # More than fits into an inode, less than a block of the smallest ext4.
+    os.setxattr(sizes / "4096", "user.bucketry", prng.randbytes(500))
     os.setxattr(path / "empty directory", "user.empty", b"")
     os.mkfifo(path / "pipe")
 
