@@ -6,20 +6,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from bucketry.bucket.connect import connect
+from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.limited import Limited
 from bucketry.bucket.location import parse_url
 from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
 from bucketry.codec.offload import Threads
-from bucketry.disk import lifecycle
+from bucketry.disk import holding, lifecycle
+from bucketry.disk.holding import Place
 from bucketry.disk.interface import Device
-from bucketry.disk.lifecycle import Place
 from bucketry.layout.volume import s3backer_salt
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 
 #: Of the requests that may be in flight, so many may be uploads: reads then always find a place within the
 #: time of one request.
 _UPLOAD_SHARE = 3 / 4
+#: Less than the time between two renewals of a lease.
+_CONTROL_BUDGET_SECONDS = 8.0
 
 
 @asynccontextmanager
@@ -29,11 +32,18 @@ async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     location = parse_url(settings.url)
     if settings.prefix is not None:
         location = replace(location, prefix=settings.prefix)
-    bucket = Retrying(Limited(Metered(connect(settings)), settings.limits), settings.retry)
+    store = connect(settings)
+    fence = Fence()
+    bucket = Retrying(Limited(Metered(FencedBucket(store, fence)), settings.limits), settings.retry)
+    # Lease and token are a few requests that must not wait behind others, nor for long.
+    control = Retrying(
+        store,
+        replace(settings.retry, budget_seconds=min(_CONTROL_BUDGET_SECONDS, settings.retry.budget_seconds)),
+    )
     # A directory has no name that outlives a move; its last part is what people would call it.
     name = location.bucket_name if location.directory is None else location.directory.name
     try:
-        yield Place(bucket, location.prefix, s3backer_salt(name, location.prefix))
+        yield Place(bucket, control, fence, location.prefix, s3backer_salt(name, location.prefix))
     finally:
         await bucket.close()
 
@@ -89,8 +99,7 @@ async def create_volume(
 async def inspect_volume(bucket: BucketSettings, volume: VolumeSettings) -> VolumeInfo:
     """What is at ``bucket.url``. Needs no password. Raises NotFound where no volume is."""
     async with open_place(bucket) as place:
-        found, token = await lifecycle.inspect(place, volume)
-        mounted_by = None if token is None else str(token)
+        found, mounted_by = await lifecycle.inspect(place, volume)
         return VolumeInfo(place.url, found.format, found.kind, found.volume_id, found.created, mounted_by)
 
 
@@ -106,3 +115,10 @@ async def erase_volume(bucket: BucketSettings, volume: VolumeSettings) -> AsyncI
     async with open_place(bucket) as place:
         async for deleted_count in lifecycle.erase(place, volume):
             yield EraseProgress(deleted_count)
+
+
+async def unlock_volume(bucket: BucketSettings) -> str | None:
+    """Take a volume from whoever holds it for writing, and leave it free. Who held it; None when nobody
+    did."""
+    async with open_place(bucket) as place:
+        return await holding.unlock(place)

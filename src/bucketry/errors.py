@@ -12,6 +12,7 @@
     ├── Denied                    the store refuses our credentials or our rights
     │   └── WrongPassword         the volume refuses our password
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
+    ├── Fenced                    our right to write has ended, or may have: somebody else may write now
     ├── ReadOnly                  a change was asked of something opened for reading
     ├── Unsupported               the store, the kernel or this machine cannot do that
     ├── Unavailable               may work later: network, time-outs, 5xx; seen after a budget of retries
@@ -64,6 +65,10 @@ class WrongPassword(Denied):
 
 class Busy(BucketryError):
     """Somebody else is using it."""
+
+
+class Fenced(BucketryError):
+    """We no longer know that we alone write to the volume: nothing is sent until we know again."""
 
 
 class ReadOnly(BucketryError):

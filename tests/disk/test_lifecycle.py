@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from bucketry.bucket.fenced import Fence, FencedBucket
+from bucketry.bucket.interface import Bucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
-from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
+from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
 from bucketry.disk.disk import Disk
-from bucketry.disk.lifecycle import Place
+from bucketry.disk.holding import Place
 from bucketry.errors import (
     AlreadyExists,
     Busy,
@@ -38,13 +40,20 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
+def place_in(bucket: Bucket, prefix: str = "vol/") -> Place:
+    fence = Fence()
+    return Place(FencedBucket(bucket, fence), bucket, fence, prefix, f"bucket/{prefix}")
+
+
 @pytest.fixture
 def place(store: MemoryStore) -> Place:
-    return Place(MemoryBucket(store), "vol/", "bucket/vol/")
+    return place_in(MemoryBucket(store))
 
 
 def names(store: MemoryStore) -> list[str]:
-    return sorted(key.removeprefix("vol/") for key in store.objects)
+    """What is below the prefix, but for the lease: that stays when it is released, and has tests of its
+    own."""
+    return sorted(key.removeprefix("vol/") for key in store.objects if not key.endswith(LEASE_NAME))
 
 
 @asynccontextmanager
@@ -75,7 +84,7 @@ async def test_a_volume_is_made_only_where_none_is(place: Place) -> None:
         await lifecycle.create(place, PLAIN, None)
     await place.bucket.put("other/00000007", b"x" * 4096)
     with pytest.raises(AlreadyExists):
-        await lifecycle.create(Place(place.bucket, "other/", "x"), PLAIN, None)
+        await lifecycle.create(place_in(place.bucket, "other/"), PLAIN, None)
 
 
 async def test_a_second_writer_is_refused_and_a_reader_is_not(place: Place, store: MemoryStore) -> None:
@@ -191,7 +200,7 @@ async def test_leaving_without_a_bucket_says_what_is_lost_and_leaves_the_token(s
     """When the last flush fails the error says how much, and the token stays to tell that something is
     missing."""
     faulty = FaultyBucket(MemoryBucket(store))
-    place = Place(faulty, "vol/", "salt")
+    place = place_in(faulty)
     await lifecycle.create(place, PLAIN, None)
     with pytest.raises(Unfinished, match="did not reach the bucket"):
         async with opened(place) as disk:
@@ -209,8 +218,8 @@ async def test_a_refused_token_leaves_the_volume_alone(store: MemoryStore) -> No
         async def put(self, *args: object, **kwargs: object) -> str:
             raise Denied("no right to put")
 
-    await lifecycle.create(Place(MemoryBucket(store), "vol/", "salt"), PLAIN, None)
-    place = Place(ReadOnlyBucket(store), "vol/", "salt")
+    await lifecycle.create(place_in(MemoryBucket(store)), PLAIN, None)
+    place = place_in(ReadOnlyBucket(store))
     with pytest.raises(Denied):
         async with opened(place):
             pass
@@ -247,7 +256,7 @@ async def test_a_mounted_volume_is_not_erased(place: Place, store: MemoryStore) 
 async def test_erasing_fails_when_something_remains(store: MemoryStore) -> None:
     """A delete that fails is an error, and the volume is still known afterwards."""
     faulty = FaultyBucket(MemoryBucket(store))
-    place = Place(faulty, "vol/", "salt")
+    place = place_in(faulty)
     await lifecycle.create(place, PLAIN, None)
     async with opened(place) as disk:
         await disk.write(0, b"x" * 8192)

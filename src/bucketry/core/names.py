@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 #: Sorts after all block names (they begin with 0-9 or a-f), so that no listing of blocks passes through it.
 SUPERBLOCK_NAME = "superblock.bucketry.json"
+#: As the superblock's, after all blocks.
+LEASE_NAME = "lease.bucketry.json"
 MOUNT_TOKEN_NAME = "s3backer-mounted"  # noqa: S105 -- an object's name
 
 _MASK = 0xFFFFFFFF

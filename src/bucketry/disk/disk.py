@@ -1,19 +1,31 @@
 """The disk: bytes of any offset and length over the blocks of a cache."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry, Span
 from bucketry.disk.interface import ExtentStatus
-from bucketry.errors import ReadOnly
+from bucketry.errors import BucketryError, ReadOnly
 
 
 class Disk:
     """A Device over a cache. Whoever made the cache starts and closes it."""
 
-    def __init__(self, cache: BlockCache, geometry: Geometry, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        cache: BlockCache,
+        geometry: Geometry,
+        *,
+        read_only: bool = False,
+        companions: Mapping[str, Callable[[], Mapping[str, object]]] = MappingProxyType({}),
+    ) -> None:
+        """``companions``: whose statistics go with the disk's, by name."""
+        self._companions = companions
+        #: What everything fails with from now on, if not None.
+        self._failure: BucketryError | None = None
         self._cache = cache
         self._geometry = geometry
         self._read_only = read_only
@@ -38,9 +50,19 @@ class Disk:
         """Blocks not known to be zero, in bytes; before the survey has ended that is an upper bound."""
         return self._zeros.nonzero_count() * self._block_size
 
+    def fail(self, error: BucketryError) -> None:
+        """From now on every request raises ``error``: the disk's content is not ours to speak of any more."""
+        self._failure = error
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
+
     # -- reading ---------------------------------------------------------------------------------------------
 
     def read_nowait(self, offset: int, length: int) -> BytesLike | None:
+        if self._failure is not None:
+            self._check_alive()
         block, start = divmod(offset, self._block_size)
         end = start + length
         if length > 0 and end <= self._block_size and 0 <= offset < self._size:
@@ -55,6 +77,7 @@ class Disk:
         return b"".join(parts)
 
     async def read(self, offset: int, length: int) -> BytesLike:
+        self._check_alive()
         self._geometry.check(offset, length)
         spans = list(self._geometry.spans(offset, length))
         if not spans:
@@ -109,12 +132,14 @@ class Disk:
         await self.zero(offset, length)
 
     async def flush(self) -> None:
+        self._check_alive()
         if not self._read_only:
             await self._cache.flush()
 
     # -- what there is ---------------------------------------------------------------------------------------
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
+        self._check_alive()
         self._geometry.check(offset, length)
         await self._cache.wait_surveyed()
         size, count = self._block_size, self._geometry.block_count
@@ -135,11 +160,14 @@ class Disk:
             "allocated_bytes": self.allocated_bytes,
             "read_only": self._read_only,
         }
-        return {"disk": figures, **self._cache.statistics()}
+        beside = {name: statistics() for name, statistics in self._companions.items()}
+        return {"disk": figures, **beside, **self._cache.statistics()}
 
     def _check_writable(self, offset: int, length: int) -> None:
         if self._read_only:
             raise ReadOnly("the disk is attached read-only")
+        if self._failure is not None:
+            self._check_alive()
         self._geometry.check(offset, length)
 
 

@@ -1,0 +1,216 @@
+"""The lease on a volume: the object that says who may write to it, and what follows from it.
+
+Time is the difficulty. Two machines' clocks may differ by anything, so that the time written in a lease tells
+people when it was renewed and nothing more. What counts is elapsed time, which every machine can measure for
+itself:
+
+* the holder renews every RENEW_SECONDS; when its last successful renewal *began* SAFE_SECONDS ago it stops
+writing, by its own clock; * another may take the lease when it has *watched* it unchanged for
+``duration_seconds``: then the holder has not renewed for at least so long, and has stopped. Clocks that run
+at the same rate, within a few per cent, are all this needs.
+
+A lease that its holder released, or whose holder is a process of this very machine that has ended, may be
+taken at once. Each taking counts the epoch up by one: whoever finds the epoch that it left knows that nobody
+has written since.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from bucketry.errors import Corrupt, Unsupported
+
+FORMAT = "bucketry-lease"
+VERSION = 1
+#: A lease is some 400 bytes; what is longer is not ours.
+SIZE_MAX = 4096
+_TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ", re.ASCII)
+#: How long a lease holds without being renewed. A minute: short enough to take over from a machine that died,
+#: long enough for two requests to time out (30 s each) between them.
+DURATION_SECONDS = 60.0
+#: Six attempts before it ends.
+RENEW_SECONDS = 10.0
+#: From here on nothing is sent any more. A request that was sent just before has its time-out (30 s) to end
+#: in.
+SAFE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lease. ``boot_id`` and ``start_time`` make a process unmistakable on its machine; ``token``
+    is the s3backer mount token that it put beside the lease."""
+
+    host: str
+    boot_id: str
+    pid: int
+    start_time: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What the object says. ``holder`` None: released. ``taken`` and ``renewed`` are UTC times like
+    ``2026-11-21T19:38:00Z``, for people."""
+
+    epoch: int
+    holder: Holder | None
+    taken: str
+    renewed: str
+    duration_seconds: float = DURATION_SECONDS
+
+    def __str__(self) -> str:
+        if self.holder is None:
+            return "nobody"
+        holder = f"process {self.holder.pid} on {self.holder.host}"
+        return f"{holder} since {self.taken} (lease renewed {self.renewed})"
+
+
+def encode(lease: Lease) -> bytes:
+    """The lease as it is stored."""
+    holder = lease.holder
+    fields = {
+        "format": FORMAT,
+        "version": VERSION,
+        "epoch": lease.epoch,
+        "holder": None
+        if holder is None
+        else {
+            "host": holder.host,
+            "boot_id": holder.boot_id,
+            "pid": holder.pid,
+            "start_time": holder.start_time,
+            "token": holder.token,
+        },
+        "taken": lease.taken,
+        "renewed": lease.renewed,
+        "duration_seconds": lease.duration_seconds,
+    }
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def decode(body: bytes) -> Lease:
+    """Raises Corrupt when it is no lease, Unsupported when it is one of a newer kind. Neither may be taken
+    for "free"."""
+    if len(body) > SIZE_MAX:
+        raise Corrupt(f"it is longer than {SIZE_MAX} bytes")
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"it is not JSON: {error}") from error
+    if not isinstance(fields, Mapping) or fields.get("format") != FORMAT:
+        raise Corrupt("it is not a lease")
+    if fields.get("version") != VERSION:
+        raise Unsupported(f"version {fields.get('version')!r:.20}; this program knows version {VERSION}")
+    holder = fields.get("holder")
+    try:
+        return Lease(
+            epoch=_whole(fields, "epoch"),
+            holder=None if holder is None else _holder(holder),
+            taken=_time(fields, "taken"),
+            renewed=_time(fields, "renewed"),
+            duration_seconds=_seconds(fields, "duration_seconds"),
+        )
+    except (KeyError, TypeError) as error:
+        raise Corrupt(f"its field {error} is missing or of the wrong type") from error
+
+
+def _holder(fields: Mapping[str, object]) -> Holder:
+    if not isinstance(fields, Mapping):
+        raise TypeError("'holder'")
+    return Holder(
+        host=_text(fields, "host"),
+        boot_id=_text(fields, "boot_id"),
+        pid=_whole(fields, "pid"),
+        start_time=_whole(fields, "start_time"),
+        token=_whole(fields, "token"),
+    )
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields[name]
+    if type(value) is not str or len(value) > 255 or not value.isprintable():
+        raise TypeError(repr(name))
+    return value
+
+
+def _time(fields: Mapping[str, object], name: str) -> str:
+    value = _text(fields, name)
+    if _TIME.fullmatch(value) is None:
+        raise TypeError(repr(name))
+    return value
+
+
+def _whole(fields: Mapping[str, object], name: str) -> int:
+    value = fields[name]
+    if type(value) is not int or value < 0:
+        raise TypeError(repr(name))
+    return value
+
+
+#: A day: a lease that claims to hold longer without renewal is a mistake.
+_DURATION_MAX_SECONDS = 86400.0
+
+
+def _seconds(fields: Mapping[str, object], name: str) -> float:
+    value = fields[name]
+    if type(value) not in (int, float) or not 0 < float(value) <= _DURATION_MAX_SECONDS:  # type: ignore[arg-type]
+        raise TypeError(repr(name))
+    return float(value)  # type: ignore[arg-type]
+
+
+class Claim(Enum):
+    """What somebody who wants the lease may do with the one that he found."""
+
+    TAKE = "take it now"
+    WATCH = "take it if it stays as it is for its duration"
+
+
+def claim(found: Lease | None, me: Holder, *, holder_has_ended: bool, force: bool) -> Claim:
+    """``holder_has_ended``: the holder was a process of this machine, and is no more."""
+    if found is None or found.holder is None or holder_has_ended or force:
+        return Claim.TAKE
+    assert found.holder != me, "one takes a lease once"
+    return Claim.WATCH
+
+
+class State(Enum):
+    """How the holder stands.
+
+    ::
+
+        HELD ----(SAFE_SECONDS without renewal)----> OVERDUE ----(renewed after all)----> HELD
+          |                                            |
+          '---------(somebody else has it)-------------+----> LOST
+    """
+
+    HELD = "held"
+    OVERDUE = "overdue"
+    LOST = "lost"
+
+
+class Watch:
+    """The holder's own account of its lease. ``now`` is any clock that only goes forward, in seconds."""
+
+    def __init__(self, now: float, *, safe_seconds: float = SAFE_SECONDS) -> None:
+        self._safe_seconds = safe_seconds
+        self._renewed = now
+        self._lost = False
+
+    def note_renewed(self, began: float) -> None:
+        """A renewal that began at ``began`` has succeeded."""
+        self._renewed = max(self._renewed, began)
+
+    def note_lost(self) -> None:
+        """Somebody else has it."""
+        self._lost = True
+
+    def state(self, now: float) -> State:
+        if self._lost:
+            return State.LOST
+        return State.HELD if now - self._renewed < self._safe_seconds else State.OVERDUE
+
+    def overdue_seconds(self, now: float) -> float:
+        """How long ago the last successful renewal began."""
+        return now - self._renewed

@@ -1,0 +1,96 @@
+"""The right to write to a volume: its lease and s3backer's mount token, taken together and given back
+together."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bucketry.bucket.fenced import Fence
+from bucketry.bucket.interface import Bucket
+from bucketry.disk.lease_keeper import LeaseKeeper, read_lease, this_process
+from bucketry.errors import Fenced, Unfinished
+from bucketry.layout import mount_token
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a volume lies. ``bucket`` is for its blocks, and changes nothing unless ``fence`` lets it;
+    ``control`` is the same bucket for lease and token, past the fence and past the queues. ``salt`` is what
+    the volume's keys are derived with, when it does not say so itself."""
+
+    bucket: Bucket
+    control: Bucket
+    fence: Fence
+    prefix: str
+    salt: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.bucket.url}/{self.prefix}"
+
+
+async def find_holder(place: Place) -> str | None:
+    """Who may write to the volume now, for people; None when nobody."""
+    lease, _ = await read_lease(place.control, place.prefix)
+    if lease is not None and lease.holder is not None:
+        return str(lease)
+    token = await mount_token.read_token(place.control, place.prefix)
+    return None if token is None else str(token)
+
+
+@asynccontextmanager
+async def held(
+    place: Place, *, force: bool, on_lost: Callable[[Fenced], None] | None = None
+) -> AsyncIterator[LeaseKeeper]:
+    """Hold the volume. Raises Busy where somebody else does, unless ``force``. ``on_lost`` is called when
+    somebody has taken it over.
+
+    When the body ends with Unfinished, lease and token stay: something is missing in the bucket.
+    """
+    value = mount_token.new_value()
+    keeper = LeaseKeeper(place.control, place.prefix, this_process(value), on_lost=on_lost)
+    await keeper.take(force=force)
+    try:
+        await _take_token(place, keeper, value, force=force)
+    except BaseException:
+        await keeper.release()
+        raise
+    place.fence.guard_with(keeper.check)
+    try:
+        yield keeper
+    except Unfinished:
+        await keeper.stop()
+        raise
+    except BaseException:
+        await _give_back(place, keeper, value)
+        raise
+    else:
+        await _give_back(place, keeper, value)
+
+
+async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: bool) -> None:
+    previous = keeper.previous
+    token = await mount_token.read_token(place.control, place.prefix)
+    if token is not None and previous is not None and previous.holder is not None:
+        # The token of the holder whose lease has just become ours goes with it. Any other one is an
+        # s3backer's.
+        force = force or token.value == previous.holder.token
+    await mount_token.take_token(
+        place.control, place.prefix, value, host=socket.gethostname(), now=datetime.now(UTC), force=force
+    )
+
+
+async def _give_back(place: Place, keeper: LeaseKeeper, value: int) -> None:
+    await keeper.stop()
+    await mount_token.release_token(place.control, place.prefix, value)
+    await keeper.release()
+
+
+async def unlock(place: Place) -> str | None:
+    """Take the volume from whoever holds it, and leave it free; who held it, None when nobody did. If he is
+    alive he loses what he has not uploaded: he finds out when he next renews his lease."""
+    holder = await find_holder(place)
+    async with held(place, force=True):
+        return holder

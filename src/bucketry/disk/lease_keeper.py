@@ -1,0 +1,324 @@
+"""Holding a volume's lease: taken, renewed, watched over and given back.
+
+What may be done when is decided in ``core.lease``. While the lease cannot be renewed in time, or is lost,
+``check`` raises Fenced; the bucket that blocks go to asks it before every change.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
+from bucketry.core import lease as rules
+from bucketry.core.lease import Claim, Holder, Lease, State, Watch
+from bucketry.core.names import LEASE_NAME
+from bucketry.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    BucketryError,
+    Busy,
+    Corrupt,
+    Fenced,
+    NotFound,
+    PreconditionFailed,
+    Unsupported,
+)
+
+_log = logging.getLogger(__name__)
+
+_ATTRIBUTES = Attributes(content_type="application/json")
+#: While another's lease is watched, it is looked at so often.
+_LOOK_SECONDS = 5.0
+#: Two processes that take a free lease at once: one of them meets the other's, once. More often, something is
+#: wrong.
+_TAKE_ATTEMPTS_MAX = 3
+
+
+def this_process(token: int) -> Holder:
+    """Us, as a holder."""
+    return Holder(
+        host=socket.gethostname(),
+        boot_id=_boot_id(),
+        pid=os.getpid(),
+        start_time=_start_time(os.getpid()) or 0,
+        token=token,
+    )
+
+
+def has_ended(holder: Holder) -> bool:
+    """Whether the holder was a process of this machine and is no more. False when it may live elsewhere."""
+    if not holder.boot_id or holder.boot_id != _boot_id() or holder.host != socket.gethostname():
+        return False
+    return _start_time(holder.pid) != holder.start_time
+
+
+def _boot_id() -> str:
+    """What numbers processes here: this boot of this machine, and the name space of processes (a container
+    has its own). Empty when it cannot be known."""
+    try:
+        return (
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            + " "
+            + str(Path("/proc/self/ns/pid").readlink())
+        )
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process of this machine began, in clock ticks since boot; None when there is none, or it is a
+    zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _stamp(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
+
+
+async def read_lease(bucket: Bucket, prefix: str) -> tuple[Lease | None, str | None]:
+    """The lease of the volume under ``prefix`` and its ETag, both None where there is none. Raises Corrupt or
+    Unsupported when it cannot be understood."""
+    key = prefix + LEASE_NAME
+    try:
+        found = await bucket.get(key)
+    except BucketNotFound:
+        raise
+    except NotFound:
+        return None, None
+    try:
+        return rules.decode(bytes(found.data)), found.info.etag
+    except (Corrupt, Unsupported) as error:
+        raise type(error)(f"lease {key} in {bucket.url}: {error}") from error
+
+
+class LeaseKeeper:
+    """The lease of one volume, held by this process from ``take`` to ``release``.
+
+    ``bucket`` is one that no fence bars and whose requests wait for no others. ``now`` and ``sleep`` measure
+    elapsed time, ``utc_now`` is the time for people.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        me: Holder,
+        *,
+        now: Callable[[], float] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        utc_now: Callable[[], datetime] = _utc_now,
+        on_lost: Callable[[Fenced], None] | None = None,
+    ) -> None:
+        self._bucket = bucket
+        self._key = prefix + LEASE_NAME
+        self._prefix = prefix
+        self._me = me
+        self._now = now or asyncio.get_running_loop().time
+        self._sleep = sleep
+        self._utc_now = utc_now
+        self._on_lost = on_lost
+        self._lease: Lease | None = None
+        self._etag = ""
+        self._watch = Watch(0.0)
+        self._conditional = True
+        self._task: asyncio.Task[None] | None = None
+        self._renewals = 0
+        self._failures = 0
+        self._was_overdue = False
+        #: The epoch that the lease had before, and the token of whoever held it then; None: there was none.
+        self.previous: Lease | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Of this holding; one more than the previous one's."""
+        assert self._lease is not None, "the lease has been taken"
+        return self._lease.epoch
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the store keeps conditions, so that only one of two can take the lease."""
+        return self._conditional
+
+    async def take(self, *, force: bool = False) -> None:
+        """Take the lease and begin to renew it. Raises Busy when somebody has it; where he seems to be gone,
+        that is found out first, which takes as long as his lease lasts."""
+        for _ in range(_TAKE_ATTEMPTS_MAX):
+            found, etag = await read_lease(self._bucket, self._prefix)
+            ended = found is not None and found.holder is not None and has_ended(found.holder)
+            if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
+                assert found is not None
+                assert etag is not None
+                await self._watch_other(found, etag)
+            elif found is not None and found.holder is not None:
+                _log.warning("%s: taking over the lease of %s", self._bucket.url, found)
+            if await self._try_to_take(found, etag):
+                self.previous = found
+                await self._probe_conditions()
+                self._task = asyncio.get_running_loop().create_task(self._renew_for_ever())
+                return
+        raise Busy(f"{self._bucket.url}/{self._prefix}: somebody else keeps taking the volume's lease")
+
+    async def _watch_other(self, found: Lease, etag: str) -> None:
+        """Return when the lease has stayed as it is for its duration. Raises Busy when it was renewed, or
+        lately."""
+        busy = Busy(
+            f"{self._bucket.url}/{self._prefix}: in use by {found}; if you know that it is not, "
+            "use bucketry unlock, or --force"
+        )
+        renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        if abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds:
+            raise busy
+        _log.warning(
+            "%s/%s: %s seems to be gone; watching its lease for %.0f s to be sure",
+            self._bucket.url, self._prefix, found, found.duration_seconds,
+        )  # fmt: skip
+        began = self._now()
+        while self._now() - began < found.duration_seconds:
+            await self._sleep(_LOOK_SECONDS)
+            _, seen = await read_lease(self._bucket, self._prefix)
+            if seen != etag:
+                raise busy
+
+    async def _try_to_take(self, found: Lease | None, etag: str | None) -> bool:
+        now = _stamp(self._utc_now())
+        wanted = Lease(epoch=1 if found is None else found.epoch + 1, holder=self._me, taken=now, renewed=now)
+        began = self._now()
+        condition: Condition = IfAbsent() if etag is None else IfMatch(etag)
+        try:
+            self._etag = await self._put(wanted, condition)
+        except (AlreadyExists, PreconditionFailed):
+            return False
+        except Unsupported:
+            self._conditional = False
+            self._etag = await self._put(wanted, None)
+        self._lease = wanted
+        self._watch = Watch(began)
+        return True
+
+    async def _probe_conditions(self) -> None:
+        """Find out whether the store really keeps conditions: a put that must be refused."""
+        assert self._lease is not None
+        if self._conditional:
+            try:
+                self._etag = await self._put(self._lease, IfAbsent())
+            except (AlreadyExists, PreconditionFailed):
+                return
+            self._conditional = False
+        _log.warning(
+            "%s knows no conditional put: nobody can be kept from taking the volume at the same moment",
+            self._bucket.url,
+        )
+
+    async def _put(self, lease: Lease, condition: Condition) -> str:
+        return await self._bucket.put(
+            self._key, rules.encode(lease), attributes=_ATTRIBUTES, condition=condition
+        )
+
+    async def _renew_for_ever(self) -> None:
+        while self._watch.state(self._now()) is not State.LOST:
+            await self._sleep(rules.RENEW_SECONDS)
+            await self._renew()
+            self._tell()
+
+    async def _renew(self) -> None:
+        assert self._lease is not None
+        began = self._now()
+        renewed = Lease(
+            epoch=self._lease.epoch,
+            holder=self._me,
+            taken=self._lease.taken,
+            renewed=_stamp(self._utc_now()),
+            duration_seconds=self._lease.duration_seconds,
+        )
+        try:
+            if not self._conditional:
+                found, _ = await read_lease(self._bucket, self._prefix)
+                if found is None or (found.epoch, found.holder) != (renewed.epoch, renewed.holder):
+                    raise PreconditionFailed("it is somebody else's")
+            self._etag = await self._put(renewed, IfMatch(self._etag) if self._conditional else None)
+        except PreconditionFailed:
+            self._watch.note_lost()
+            self._failures += 1
+            error = self._fenced()
+            _log.critical("%s", error)
+            if self._on_lost is not None:
+                self._on_lost(error)
+        except BucketryError as error:
+            self._failures += 1
+            _log.warning("%s: the volume's lease could not be renewed: %s", self._bucket.url, error)
+        else:
+            self._lease = renewed
+            self._watch.note_renewed(began)
+            self._renewals += 1
+
+    def _tell(self) -> None:
+        """Say it once when the lease gets overdue, and once when it is held again."""
+        state = self._watch.state(self._now())
+        overdue = state is State.OVERDUE
+        if overdue and not self._was_overdue:
+            _log.error("%s", self._fenced())
+        elif self._was_overdue and state is State.HELD:
+            _log.warning("%s/%s: the lease is held again", self._bucket.url, self._prefix)
+        self._was_overdue = overdue
+
+    def check(self) -> None:
+        """Raises Fenced unless the lease is surely ours for as long as a request takes."""
+        if self._watch.state(self._now()) is not State.HELD:
+            raise self._fenced()
+
+    def _fenced(self) -> Fenced:
+        where = f"{self._bucket.url}/{self._prefix}"
+        if self._watch.state(self._now()) is State.LOST:
+            return Fenced(f"{where}: somebody else has taken the volume over; nothing more is written to it")
+        seconds = self._watch.overdue_seconds(self._now())
+        return Fenced(
+            f"{where}: the lease could not be renewed for {seconds:.0f} s; nothing is written until it can"
+        )
+
+    async def release(self) -> None:
+        """Stop renewing, and give the lease back unless it is lost. Raises when that fails; it then ends by
+        itself."""
+        await self.stop()
+        if self._lease is None or self._watch.state(self._now()) is State.LOST:
+            return
+        free = Lease(
+            epoch=self._lease.epoch, holder=None, taken=self._lease.taken, renewed=_stamp(self._utc_now())
+        )
+        try:
+            await self._put(free, IfMatch(self._etag) if self._conditional else None)
+        except PreconditionFailed:
+            _log.warning("%s/%s: somebody else has the lease", self._bucket.url, self._prefix)
+        self._lease = None
+
+    async def stop(self) -> None:
+        """Stop renewing; the lease stays as it is, and ends by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def statistics(self) -> Mapping[str, object]:
+        """``state`` is held, overdue or lost; ``age_seconds`` is the time since the last renewal began."""
+        if self._lease is None:
+            return {"state": "none"}
+        now = self._now()
+        return {
+            "state": self._watch.state(now).value,
+            "epoch": self._lease.epoch,
+            "conditional": self._conditional,
+            "age_seconds": round(self._watch.overdue_seconds(now), 3),
+            "renewals": self._renewals,
+            "failures": self._failures,
+        }

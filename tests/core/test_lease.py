@@ -1,0 +1,95 @@
+"""What a lease says, who may take it, and when its holder must stop."""
+
+import json
+
+import pytest
+
+from bucketry.core.lease import (
+    SAFE_SECONDS,
+    SIZE_MAX,
+    Claim,
+    Holder,
+    Lease,
+    State,
+    Watch,
+    claim,
+    decode,
+    encode,
+)
+from bucketry.errors import Corrupt, Unsupported
+
+ME = Holder(host="one", boot_id="b1 pid:[1]", pid=10, start_time=1000, token=7)
+OTHER = Holder(host="two", boot_id="b2 pid:[1]", pid=20, start_time=2000, token=8)
+LEASE = Lease(epoch=3, holder=OTHER, taken="2026-11-21T19:38:00Z", renewed="2026-11-21T19:40:00Z")
+
+
+@pytest.mark.parametrize(
+    "lease", [LEASE, Lease(epoch=1, holder=None, taken=LEASE.taken, renewed=LEASE.renewed)]
+)
+def test_what_is_encoded_is_decoded(lease: Lease) -> None:
+    """A lease survives its object."""
+    assert decode(encode(lease)) == lease
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "something"}, {"holder": 5}, {"holder": {}},
+        {"epoch": -1}, {"epoch": True}, {"epoch": None},
+        {"taken": "today"}, {"renewed": "2026-13-01T00:00:00Z"}, {"taken": "2026-11-21T19:38:00Z\n"},
+        {"duration_seconds": 0}, {"duration_seconds": 1e9}, {"duration_seconds": "60"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_lease_is_corrupt_and_never_free(change: dict[str, object]) -> None:
+    """Whatever is wrong with it, it is not taken for nobody's."""
+    fields = json.loads(encode(LEASE)) | change
+    with pytest.raises(Corrupt):
+        decode(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b"{" * 2000, b" " * (SIZE_MAX + 1)])
+def test_what_is_no_lease_is_corrupt(body: bytes) -> None:
+    """Nor is any other object."""
+    with pytest.raises(Corrupt):
+        decode(body)
+
+
+def test_a_newer_lease_is_unsupported() -> None:
+    """A lease of a later version is left to later programs."""
+    with pytest.raises(Unsupported):
+        decode(json.dumps(json.loads(encode(LEASE)) | {"version": 2}).encode())
+
+
+@pytest.mark.parametrize(
+    ("found", "ended", "force", "expected"),
+    [
+        (None, False, False, Claim.TAKE),
+        (Lease(epoch=1, holder=None, taken="", renewed=""), False, False, Claim.TAKE),
+        (LEASE, False, False, Claim.WATCH),
+        (LEASE, True, False, Claim.TAKE),
+        (LEASE, False, True, Claim.TAKE),
+    ],
+)
+def test_who_may_take_it(found: Lease | None, ended: bool, force: bool, expected: Claim) -> None:
+    """A free one, a dead process's and, by force, any; another's only after having watched it."""
+    assert claim(found, ME, holder_has_ended=ended, force=force) is expected
+
+
+def test_the_holder_stops_in_time_and_goes_on_when_it_has_renewed() -> None:
+    """Held until SAFE_SECONDS after the beginning of the last renewal that succeeded; lost for good."""
+    watch = Watch(100.0)
+    assert watch.state(100.0 + SAFE_SECONDS - 0.1) is State.HELD
+    assert watch.state(100.0 + SAFE_SECONDS) is State.OVERDUE
+    watch.note_renewed(120.0)
+    watch.note_renewed(110.0)
+    assert watch.state(120.0 + SAFE_SECONDS - 0.1) is State.HELD
+    assert watch.overdue_seconds(125.0) == 5.0
+    watch.note_lost()
+    watch.note_renewed(130.0)
+    assert watch.state(130.0) is State.LOST
+
+
+def test_it_names_who_has_it() -> None:
+    """For messages: process, host and times."""
+    assert "process 20 on two since 2026-11-21T19:38:00Z" in str(LEASE)

@@ -1,0 +1,218 @@
+"""A lease is taken by one, renewed while it is held, and its holder stops before another may have it; on
+virtual time."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bucketry.bucket.fenced import Fence, FencedBucket
+from bucketry.bucket.interface import Bucket, IfAbsent
+from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.core.lease import DURATION_SECONDS, RENEW_SECONDS, SAFE_SECONDS, Holder
+from bucketry.core.names import LEASE_NAME
+from bucketry.disk.lease_keeper import LeaseKeeper, has_ended, read_lease, this_process
+from bucketry.errors import Busy, Corrupt, Fenced, Unsupported
+from bucketry.testing.faulty_bucket import FaultyBucket
+from bucketry.testing.virtual_time import on_virtual_time
+
+START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def holder(name: str) -> Holder:
+    return Holder(host=name, boot_id=f"boot of {name}", pid=1, start_time=1, token=5)
+
+
+def utc_now() -> datetime:
+    return START + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+def keeper(bucket: Bucket, name: str, lost: list[Fenced] | None = None) -> LeaseKeeper:
+    return LeaseKeeper(
+        bucket, "vol/", holder(name), utc_now=utc_now, on_lost=None if lost is None else lost.append
+    )
+
+
+@on_virtual_time
+async def test_one_holds_it_and_gives_it_back() -> None:
+    """Taken, renewed in time, refused to others, released; each taking has the next epoch."""
+    bucket = MemoryBucket(MemoryStore())
+    one, two = keeper(bucket, "one"), keeper(bucket, "two")
+    await one.take()
+    assert one.previous is None
+    await asyncio.sleep(10 * DURATION_SECONDS)
+    one.check()
+    with pytest.raises(Busy, match="process 1 on one since 2026-11-21T12:00:00Z"):
+        await two.take()
+    await one.release()
+    await two.take()
+    assert (one.previous, two.epoch) == (None, 2)
+    assert two.previous is not None
+    assert two.previous.epoch == 1
+    await two.release()
+
+
+@on_virtual_time
+async def test_of_several_that_take_it_at_once_one_wins() -> None:
+    """A free lease is not taken twice."""
+    bucket = MemoryBucket(MemoryStore())
+    keepers = [keeper(bucket, f"host {n}") for n in range(5)]
+    outcomes = await asyncio.gather(*(one.take() for one in keepers), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Busy"] * 4 + ["NoneType"]
+    for one in keepers:
+        await one.release()
+
+
+@pytest.mark.logs("could not be renewed", "is held again")
+@on_virtual_time
+async def test_a_holder_that_cannot_renew_stops_and_goes_on_afterwards() -> None:
+    """From SAFE_SECONDS after the last renewal the fence is shut; when renewing works again it opens."""
+    bucket = FaultyBucket(MemoryBucket(MemoryStore()))
+    one = keeper(bucket, "one")
+    await one.take()
+    bucket.outage = True
+    await asyncio.sleep(SAFE_SECONDS - RENEW_SECONDS)
+    one.check()
+    await asyncio.sleep(RENEW_SECONDS + 1)
+    with pytest.raises(Fenced, match="could not be renewed"):
+        one.check()
+    assert one.statistics()["state"] == "overdue"
+    bucket.outage = False
+    await asyncio.sleep(RENEW_SECONDS + 1)
+    one.check()
+    await one.release()
+
+
+@pytest.mark.logs(
+    "could not be renewed", "seems to be gone", "taken the volume over", "taking over the lease"
+)
+@on_virtual_time
+async def test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stopped() -> None:
+    """Another takes it when it has not been renewed for its duration; at that moment the old holder has long
+    been fenced, and later he learns that he has lost it."""
+    store, lost = MemoryStore(), list[Fenced]()
+    cut_off = FaultyBucket(MemoryBucket(store))
+    one, two = keeper(cut_off, "one", lost), keeper(MemoryBucket(store), "two")
+    await one.take()
+    cut_off.outage = True
+    await asyncio.sleep(DURATION_SECONDS + 1)
+    began = asyncio.get_running_loop().time()
+    await two.take()
+    assert asyncio.get_running_loop().time() - began >= DURATION_SECONDS
+    with pytest.raises(Fenced):
+        one.check()
+    cut_off.outage = False
+    await asyncio.sleep(2 * RENEW_SECONDS)
+    assert len(lost) == 1
+    assert one.statistics()["state"] == "lost"
+    await one.release()
+    two.check()
+    lease, _ = await read_lease(MemoryBucket(store), "vol/")
+    assert lease is not None
+    assert lease.holder == holder("two")
+    await two.release()
+
+
+@pytest.mark.logs("seems to be gone")
+@on_virtual_time
+async def test_a_holder_that_only_seemed_gone_keeps_it() -> None:
+    """A clock that is hours ahead makes a live holder look dead; watching his lease shows that he is not."""
+    bucket = MemoryBucket(MemoryStore())
+    one = keeper(bucket, "one")
+    await one.take()
+    hasty = LeaseKeeper(bucket, "vol/", holder("two"), utc_now=lambda: utc_now() + timedelta(hours=5))
+    with pytest.raises(Busy):
+        await hasty.take()
+    one.check()
+    await one.release()
+
+
+@pytest.mark.logs("taking over the lease", "taken the volume over")
+@on_virtual_time
+async def test_force_takes_it_at_once() -> None:
+    """By force nobody is watched; the old holder finds out when he renews."""
+    bucket, lost = MemoryBucket(MemoryStore()), list[Fenced]()
+    one, two = keeper(bucket, "one", lost), keeper(bucket, "two")
+    await one.take()
+    await two.take(force=True)
+    await asyncio.sleep(RENEW_SECONDS + 1)
+    assert len(lost) == 1
+    with pytest.raises(Fenced, match="taken the volume over"):
+        one.check()
+    await one.release()
+    await two.release()
+
+
+@pytest.mark.logs("knows no conditional put")
+@pytest.mark.parametrize("refuses", [False, True])
+@on_virtual_time
+async def test_a_store_without_conditions_is_noticed(refuses: bool) -> None:
+    """Where the store passes over conditions, or refuses them, that is said, and the lease is kept by looking
+    before putting."""
+
+    class Careless(MemoryBucket):
+        async def put(self, key: str, data: object, *, condition: object = None, **rest: object) -> str:
+            if refuses and condition is not None:
+                raise Unsupported("no conditions here")
+            return await super().put(key, data, **rest)  # type: ignore[arg-type]
+
+    bucket = Careless(MemoryStore())
+    one, two = keeper(bucket, "one"), keeper(bucket, "two")
+    await one.take()
+    assert not one.conditional
+    await asyncio.sleep(3 * RENEW_SECONDS)
+    one.check()
+    with pytest.raises(Busy):
+        await two.take()
+    await one.release()
+    await two.take()
+    await two.release()
+
+
+@on_virtual_time
+async def test_a_lease_that_cannot_be_read_is_not_free() -> None:
+    """Damage stops everybody, until somebody looks."""
+    bucket = MemoryBucket(MemoryStore())
+    await bucket.put("vol/" + LEASE_NAME, b"{}", condition=IfAbsent())
+    with pytest.raises(Corrupt, match=LEASE_NAME):
+        await keeper(bucket, "one").take()
+
+
+@on_virtual_time
+async def test_a_shut_fence_lets_reads_through_and_nothing_else() -> None:
+    """What the fence raises, every change raises, and the store is not touched."""
+    store, fence = MemoryStore(), Fence()
+    bucket = FencedBucket(MemoryBucket(store), fence)
+    await bucket.put("a", b"1")
+
+    def shut() -> None:
+        raise Fenced("not now")
+
+    fence.guard_with(shut)
+    for change in (bucket.put("a", b"2"), bucket.delete("a"), bucket.delete_many(["a"])):
+        with pytest.raises(Fenced):
+            await change
+    assert bytes((await bucket.get("a")).data) == b"1"
+    fence.guard_with(None)
+    await bucket.delete("a")
+    assert not store.objects
+
+
+def test_a_process_of_this_machine_that_has_ended_is_known() -> None:
+    """We have not ended; a child that was waited for has; one of another machine, or name space, may live."""
+    me = this_process(1)
+    assert me.pid == os.getpid()
+    assert not has_ended(me)
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    gone = Holder(host=me.host, boot_id=me.boot_id, pid=int(child.stdout), start_time=1, token=1)
+    assert has_ended(gone)
+    assert has_ended(
+        Holder(host=me.host, boot_id=me.boot_id, pid=me.pid, start_time=me.start_time + 1, token=1)
+    )
+    for host, boot_id in (("elsewhere", me.boot_id), (me.host, "another boot"), (me.host, "")):
+        assert not has_ended(Holder(host=host, boot_id=boot_id, pid=gone.pid, start_time=1, token=1))
