@@ -86,9 +86,7 @@ async def test_a_holder_that_cannot_renew_stops_and_goes_on_afterwards() -> None
     await one.release()
 
 
-@pytest.mark.logs(
-    "could not be renewed", "seems to be gone", "taken the volume over", "taking over the lease"
-)
+@pytest.mark.logs("could not be renewed", "seems to be gone", "taken the volume over")
 @on_virtual_time
 async def test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stopped() -> None:
     """Another takes it when it has not been renewed for its duration; at that moment the old holder has long
