@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from servers.azurite import Azurite
+from servers.gcs import Gcs
 from servers.moto import Moto
 from servers.process import ServerError
 from servers.proxy import Proxy
@@ -50,6 +51,12 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Azure's emulator."""
     yield from _serve(Azurite, tmp_path_factory.mktemp("azurite"))
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcs]:
+    """Google's stand-in. Point GOOGLE_SERVICE_ACCOUNT to its ``credentials_file``."""
+    yield from _serve(Gcs, tmp_path_factory.mktemp("gcs"))
 
 
 @pytest.fixture
