@@ -1,5 +1,6 @@
 """The ``bucketry`` command as tests run it: a real process, with a runtime directory of its own."""
 
+import functools
 import json
 import os
 import signal
@@ -24,7 +25,8 @@ class Ended:
 
 
 class CommandLine:
-    """Runs commands. ``directory`` takes the runtime directory; what is still served at the end is ended by ``close``."""
+    """Runs commands. ``directory`` takes the runtime directory; what is still served at the end is ended by
+    ``close``."""
 
     def __init__(self, directory: Path) -> None:
         self.runtime = directory / "run"
@@ -74,13 +76,16 @@ class CommandLine:
         return ended.errors.removeprefix("bucketry: ").rstrip("\n")
 
     def start(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[str]":
         """Start a command and go on; its standard error is the caller's to read."""
         process = subprocess.Popen(
             self._argv(arguments),
             env=self.environment(environment),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,7 +122,7 @@ class CommandLine:
                 os.kill(state["pid"], signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            wait_until(lambda pid=state["pid"]: not is_running(pid))
+            wait_until(functools.partial(_is_over, state["pid"]))
             self.run("umount", state["mount_point"])
 
     def _argv(self, arguments: Sequence[str | Path]) -> list[str]:
@@ -131,6 +136,10 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
+
+
+def _is_over(pid: int) -> bool:
+    return not is_running(pid)
 
 
 def is_mounted(path: Path) -> bool:

@@ -157,6 +157,17 @@ def test_wrong_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest
     assert said.err.count("\n") == 1
 
 
+def test_only_root_mounts_filesystems(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others hear it before anything is tried, and what they can do instead."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert run_command(["mount", "s3://bucket", "/tmp"]) == 4
+    said = capsys.readouterr().err
+    assert "attach" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help has an example and the exit codes."""

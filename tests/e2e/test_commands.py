@@ -247,11 +247,17 @@ def test_a_filesystem_stays_mounted_while_the_bucket_is_away(
 def test_umount_waits_no_longer_than_told(cli: CommandLine, disk: str, directory: Path) -> None:
     """--timeout ends the waiting with code 6; the process goes on, and a later umount succeeds."""
     cli.ok("attach", disk, directory, "--upload-limit", "300K", "--write-delay", "100")
-    # Open: closing it would wait for the upload.
-    with (directory / "file").open("r+b", buffering=0) as file:
-        file.write(some_bytes(8 * BLOCK))
+    # Another process has it open: closing waits for the upload, and whoever forks with it open closes it too.
+    program = (
+        "import os, sys; file = os.open(sys.argv[1], os.O_RDWR); "
+        "os.write(file, bytes(range(256)) * 4096); print('written', flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", program, str(directory / "file")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "written\n"
         assert "time was over" in cli.fails(6, "umount", directory, "--timeout", "0.1")
-        assert file.read(0) == b""
+        assert is_mounted(directory)
     cli.ok("umount", directory)
 
 
@@ -299,7 +305,8 @@ def test_a_signal_stops_a_mounted_filesystem_in_order(cli: CommandLine, disk: st
 
 
 def test_the_second_signal_gives_up(cli: CommandLine, disk: str, directory: Path, outage: Outage) -> None:
-    """With the bucket away the first signal keeps trying, the second ends it with code 6 and the bytes lost."""
+    """With the bucket away the first signal keeps trying, the second ends it with code 6 and the bytes
+    lost."""
     process = serve_in_foreground(cli, "attach", disk, directory)
     outage.begin()
     with held_open(directory / "file") as file:
@@ -365,7 +372,8 @@ def test_a_filesystem_from_beginning_to_end(cli: CommandLine, disk: str, directo
 
 
 def test_nothing_is_overwritten_by_mkfs(cli: CommandLine, disk: str, directory: Path) -> None:
-    """A disk with another filesystem, with unknown data, or with nothing when --mkfs is absent: one line, code 2."""
+    """A disk with another filesystem, with unknown data, or with nothing when --mkfs is absent: one line,
+    code 2."""
     assert "--mkfs" in cli.fails(2, "mount", disk, directory)
     cli.ok("attach", disk, directory)
     write(directory / "file", b"precious")
@@ -432,7 +440,8 @@ def test_bad_input_is_one_line_and_its_code(
 def test_passwords_are_asked_for_and_shown_nowhere(
     cli: CommandLine, url: str, directory: Path, tmp_path: Path
 ) -> None:
-    """Neither the process list nor the environment, the log or the state file of the process shows the password."""
+    """Neither the process list nor the environment, the log or the state file of the process shows the
+    password."""
     secret = {"BUCKETRY_PASSWORD": "correct horse"}
     password_file = tmp_path / "password"
     password_file.write_text("wrong horse\n")
@@ -500,7 +509,9 @@ def test_images_go_through_pipes(cli: CommandLine, url: str, tmp_path: Path) -> 
     """``-`` is standard input and standard output."""
     data = some_bytes(5 << 20)
     assert "--size" in cli.fails(2, "import", "-", url, text="")
-    pipeline = f"head -c 5242880 {tmp_path}/data | $BUCKETRY import - {url} --size 8M && $BUCKETRY export {url} - | sha256sum"
+    pipeline = (
+        f"cat {tmp_path}/data | $BUCKETRY import - {url} --size 8M && $BUCKETRY export {url} - | sha256sum"
+    )
     (tmp_path / "data").write_bytes(data)
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-ec", pipeline],
@@ -511,6 +522,21 @@ def test_images_go_through_pipes(cli: CommandLine, url: str, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done
     assert hashlib.sha256(data + bytes(3 << 20)).hexdigest() in done.stdout
+
+
+def test_an_interrupted_import_ends_at_once(cli: CommandLine, disk: str) -> None:
+    """Though the pipe that it reads says nothing: code 130, one line, and the volume is free again."""
+    receiving, sending = os.pipe()
+    process = cli.start("import", "-", disk, "--force", stdin=receiving)
+    os.write(sending, b"x")
+    wait_until(lambda: json.loads(cli.ok("info", disk, "--json"))["mounted_by"] is not None)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    os.close(sending)
+    os.close(receiving)
+    assert process.stderr is not None
+    assert process.stderr.read() == "bucketry: interrupted\n"
+    assert json.loads(cli.ok("info", disk, "--json"))["mounted_by"] is None
 
 
 # The rest

@@ -96,6 +96,15 @@ async def test_closing_waits_for_answers(tmp_path: Path) -> None:
     client.close()
 
 
+async def test_a_silent_client_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Closing waits for answers, not for questions."""
+    async with serving(tmp_path / "socket", lambda operation: {}):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+        assert await asyncio.to_thread(ask, tmp_path / "socket", "status") == {"ok": True}
+    assert await reader.read() == b""
+    writer.close()
+
+
 @pytest.mark.parametrize("line", [b"nonsense\n", b"[]\n", b'{"op": 1}\n', b"{}\n", b"\xff\n"])
 async def test_nonsense_is_refused(tmp_path: Path, line: bytes) -> None:
     """Whatever arrives, an error is the answer, and the server goes on."""

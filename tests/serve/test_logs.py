@@ -1,6 +1,7 @@
 """Logs go where they are sent, with tracebacks for those who look for causes."""
 
 import logging
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -48,8 +49,9 @@ def test_a_log_file_is_appended_to_and_private(tmp_path: Path) -> None:
     """What was logged before stays; only its owner reads it."""
     path = tmp_path / "log"
     for text in (b"one\n", b"two\n"):
-        with open(logs.open_log_file(path), "wb") as file:
-            file.write(text)
+        descriptor = logs.open_log_file(path)
+        os.write(descriptor, text)
+        os.close(descriptor)
     assert path.read_bytes() == b"one\ntwo\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -58,8 +60,7 @@ def test_the_default_log_does_not_grow_for_ever(tmp_path: Path) -> None:
     """A large one is put aside at the next start."""
     path = tmp_path / "log"
     path.write_bytes(b"x" * (logs.DEFAULT_LOG_BYTES_MAX + 1))
-    with open(logs.open_log_file(path, rotate=True), "wb"):
-        pass
+    os.close(logs.open_log_file(path, rotate=True))
     assert path.stat().st_size == 0
     assert (tmp_path / "log.1").stat().st_size == logs.DEFAULT_LOG_BYTES_MAX + 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bucketry.errors import Invalid, Mismatch, Unsupported
-from bucketry.serve import loop_mount
+from bucketry.serve import loop_mount, mounts
 from bucketry.serve.loop_mount import LoopMount, LoopMountSettings
 
 
@@ -28,7 +28,7 @@ def test_what_is_refused() -> None:
 
 async def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what to install."""
-    monkeypatch.setitem(loop_mount.PROGRAM_ENVIRONMENT, "PATH", "/nonexistent")
+    monkeypatch.setitem(mounts.PROGRAM_ENVIRONMENT, "PATH", "/nonexistent")
     monkeypatch.setattr("os.defpath", "/nonexistent")
     with pytest.raises(Unsupported, match=r"mkfs\.xfs.*xfsprogs"):
         await loop_mount.run_program("mkfs.xfs", "--nonexistent")

@@ -79,8 +79,8 @@ def test_a_claim_lives_as_long_as_its_process() -> None:
     program = (
         "import os; from bucketry.serve.runtime import *; "
         "taken = claim('/mnt/a'); "
-        "taken.write(State(pid=os.getpid(), start_time=process_start_time(os.getpid()), url='', mount_point='/mnt/a', "
-        "kind='attach', disk_directory='/mnt/a', log='')); os._exit(0)"
+        "taken.write(State(pid=os.getpid(), start_time=process_start_time(os.getpid()), url='', "
+        "mount_point='/mnt/a', kind='attach', disk_directory='/mnt/a', log='')); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     state = find_state("/mnt/a")

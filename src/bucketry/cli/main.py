@@ -18,7 +18,6 @@ from bucketry.cli.images import export_command, import_command
 from bucketry.cli.info import info, stats
 from bucketry.cli.umount import umount
 
-
 #: By it a shell asks which words could come next.
 _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
 

@@ -34,6 +34,8 @@ class ControlServer:
         self._path = path
         self._handler = handler
         self._connections: set[asyncio.Task[None]] = set()
+        #: Of these, the ones whose client has not asked anything yet.
+        self._silent: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -54,6 +56,8 @@ class ControlServer:
         if self._server is not None:
             self._server.close()
         self._path.unlink(missing_ok=True)
+        for task in self._silent:
+            task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
 
@@ -61,13 +65,20 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self._silent.add(task)
         try:
             line = await reader.readline()
+            self._silent.discard(task)
             if line:
                 await self._respond(line, reader, writer)
         except (ConnectionError, ValueError):
             pass  # the client has gone, or sent a line without end: nobody to answer
+        except asyncio.CancelledError:
+            if task not in self._silent:
+                raise
+            # The server closes, and this client never asked.
         finally:
+            self._silent.discard(task)
             self._connections.discard(task)
             writer.close()
 

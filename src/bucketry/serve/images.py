@@ -77,7 +77,7 @@ async def _import_pieces(source: int, size: int, device: Device, *, blank: bool,
 
 async def _import_pipe(source: int, device: Device, progress: Progress) -> int:
     offset = 0
-    while data := await asyncio.to_thread(_read_pipe, source):
+    while data := await _read_pipe(source):
         if offset + len(data) > device.size_bytes:
             raise Mismatch(f"the image goes on behind the end of the disk, at {device.size_bytes} bytes")
         await device.write(offset, data)
@@ -170,14 +170,32 @@ def _read_fully(source: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _read_pipe(source: int) -> bytes:
-    """Up to one chunk; less only at the end."""
+async def _read_pipe(source: int) -> bytes:
+    """Up to one chunk; less only at the end. Waits without a thread: one that is stuck in a read could not be
+    interrupted."""
     parts = []
     length = CHUNK_BYTES
-    while length and (part := os.read(source, length)):
+    while length:
+        await _wait_readable(source)
+        part = os.read(source, length)
+        if not part:
+            break
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
+
+
+async def _wait_readable(source: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(source, readable.set)
+    except PermissionError:
+        return  # /dev/zero and the like cannot be waited for, and need not be
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(source)
 
 
 def _write_fully(target: int, data: BytesLike, offset: int | None) -> None:

@@ -267,9 +267,10 @@ class _ServedDisk:
                 return
             if self._loop_mount is not None:
                 await self._stop_filesystem(self._loop_mount, insist)
-            await self._flush()
             if not insist or self._dirty_bytes():
+                # Before the flush: that would try for a minute what is known here in seconds.
                 await self._check_bucket()
+            await self._flush()
             await self._leave_directory(insist)
 
     async def _stop_filesystem(self, loop_mount: LoopMount, insist: bool) -> None:
