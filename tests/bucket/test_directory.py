@@ -410,7 +410,7 @@ async def test_processes_lose_no_update(root: Path, bucket: DirectoryBucket) -> 
     assert int(bytes((await bucket.get("counter")).data)) == 300
 
 
-_LIST_COUNT = 20_000
+_LIST_COUNT = 5_000
 
 
 async def test_long_listing(root: Path, bucket: DirectoryBucket) -> None:
