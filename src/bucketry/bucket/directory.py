@@ -318,9 +318,12 @@ class DirectoryBucket:
 
     @contextlib.contextmanager
     def _open_private(self, root: int) -> Iterator[int]:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(PRIVATE_NAME, dir_fd=root)
-        private = os.open(PRIVATE_NAME, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=root)
+        try:
+            private = os.open(PRIVATE_NAME, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=root)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(PRIVATE_NAME, dir_fd=root)
+            private = os.open(PRIVATE_NAME, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=root)
         try:
             yield private
         finally:
