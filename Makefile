@@ -92,6 +92,10 @@ bench-quick: $(VENV)/stamp-check system-packages ## the figures of docs/benchmar
 bench: $(VENV)/stamp-check system-packages ## the same, nine rounds
 	PYTHONPATH=tests $(BIN)/python -m bench --rounds 9 $(ARGS)
 
+.PHONY: bench-eviction
+bench-eviction: $(VENV)/stamp-check ## hit rates of the replacement policies (docs/decisions/0011-replacement.md)
+	PYTHONPATH=tests $(BIN)/python -m bench.eviction
+
 .PHONY: clean
 clean: ## remove everything that make made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results dist build

@@ -33,12 +33,13 @@ cannot be uploaded at all. It is set aside (ASIDE): kept, and counted as dirty, 
 the rest can be read after all, or has been written, it goes like any other.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.eviction import ClockTwoQueue, Eviction
 from bucketry.core.ranges import Ranges
 from bucketry.core.zero_map import ZeroMap
 from bucketry.core.zeros import is_zero
@@ -145,7 +146,7 @@ class BlockTable:
 
     ``held_bytes_max`` bounds clean and dirty bytes together, ``dirty_bytes_max`` the dirty ones (one block of
     each is always allowed). Callers ask ``can_write`` before they change a block; clean slots are evicted to
-    fit, oldest use first.
+    fit, as ``core.eviction`` says. Dirty ones stay, and come back to it when they are clean.
     """
 
     def __init__(
@@ -157,12 +158,13 @@ class BlockTable:
         self._held_bytes_max = max(held_bytes_max, self._one)
         self._dirty_bytes_max = max(min(dirty_bytes_max, self._held_bytes_max), self._one)
         self._slots: dict[int, Slot] = {}
-        self._clean: OrderedDict[int, Slot] = OrderedDict()
+        #: The slots that are clean.
+        self._clean: Eviction = ClockTwoQueue()
+        self._touch = self._clean.touch
         #: Oldest first; the last one is open, those before it are closed and not empty.
         self._epochs: deque[Epoch] = deque([Epoch(1)])
         #: Blocks with a version that is set aside: it is the first of its slot.
         self._aside: set[int] = set()
-        self._clean_bytes = 0
         self._dirty_bytes = 0
         self._dirty_count = 0
         self._evicted_count = 0
@@ -174,7 +176,7 @@ class BlockTable:
         """The slot of ``block``, used just now; None when there is none."""
         slot = self._slots.get(block)
         if slot is not None and not slot.versions:
-            self._clean.move_to_end(block)
+            self._touch(block)
         return slot
 
     def is_known(self, block: int) -> bool:
@@ -219,8 +221,8 @@ class BlockTable:
         self.zeros.clear(block)
         if self._dirty_bytes + self._one > self._held_bytes_max:
             return  # full of dirty blocks: whoever asked has the bytes, the cache goes without
-        slot = self._slots[block] = self._clean[block] = Slot(block, data, None)
-        self._clean_bytes += SLOT_BYTES + len(data)
+        slot = self._slots[block] = Slot(block, data, None)
+        self._clean.add(block, self._cost(slot))
         self._evict()
 
     def _complete(self, slot: Slot, below: BytesLike | None) -> None:
@@ -281,8 +283,7 @@ class BlockTable:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
         version = Version(block, epoch, data, known, now)
         if not versions and block in self._clean:
-            del self._clean[block]
-            self._clean_bytes -= self._cost(slot)
+            self._clean.remove(block)
         if versions and versions[-1].epoch is epoch:
             version.state = _BLOCKED
             epoch.blocked[block] = version
@@ -387,8 +388,7 @@ class BlockTable:
             if slot.data is None:
                 del self._slots[block]
             else:
-                self._clean[block] = slot
-                self._clean_bytes += self._cost(slot)
+                self._clean.add(block, self._cost(slot))
                 self._evict()
         self._retire_epochs()
 
@@ -468,15 +468,13 @@ class BlockTable:
         return SLOT_BYTES if slot.data is None else SLOT_BYTES + len(slot.data)
 
     def _evict(self) -> None:
-        while self._clean and self._clean_bytes + self._dirty_bytes > self._held_bytes_max:
-            block, slot = self._clean.popitem(last=False)
-            del self._slots[block]
-            self._clean_bytes -= self._cost(slot)
+        while self._clean and self._clean.held_bytes + self._dirty_bytes > self._held_bytes_max:
+            del self._slots[self._clean.evict()]
             self._evicted_count += 1
 
     def statistics(self) -> TableStatistics:
         return TableStatistics(
-            held_bytes=self._clean_bytes + self._dirty_bytes,
+            held_bytes=self._clean.held_bytes + self._dirty_bytes,
             held_bytes_max=self._held_bytes_max,
             held_count=len(self._slots),
             dirty_bytes=self._dirty_bytes,
