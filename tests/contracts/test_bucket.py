@@ -1,6 +1,6 @@
 """The contract of Bucket on every backend."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,10 +11,13 @@ from bucketry.bucket.interface import Bucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.settings import BucketSettings, Secret
 from bucketry.testing.bucket_contract import BucketContract, OpenBucket
+from bucketry.testing.s3_server import Credentials, S3Server, ServiceSettings
 from servers.azurite import Azurite
 from servers.moto import Moto
-from servers.s3 import S3Server
+from servers.s3 import S3Server as RealServer
 from servers.seaweed import Seaweed
+
+OWN_KEY = Credentials("AKIDCONTRACT", Secret("not a secret: for the loopback interface"))
 
 
 class TestMemory(BucketContract):
@@ -50,7 +53,7 @@ class TestDirectory(BucketContract):
         return open_bucket
 
 
-def _on_s3(server: S3Server, tmp_path: Path, bucket_name: str) -> OpenBucket:
+def _on_s3(server: RealServer, tmp_path: Path, bucket_name: str) -> OpenBucket:
     access_file = server.access_file(tmp_path / "access")
 
     async def open_bucket() -> Bucket:
@@ -59,6 +62,39 @@ def _on_s3(server: S3Server, tmp_path: Path, bucket_name: str) -> OpenBucket:
         )
 
     return open_bucket
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[S3Server]:
+    with S3Server(ServiceSettings(credentials=(OWN_KEY,))) as server:
+        yield server
+
+
+def _on_own_server(server: S3Server, bucket_name: str) -> OpenBucket:
+    async def open_bucket() -> Bucket:
+        return connect(
+            BucketSettings(
+                url=f"s3://{bucket_name}",
+                endpoint=server.endpoint,
+                access_id=OWN_KEY.access_id,
+                access_key=OWN_KEY.secret,
+            )
+        )
+
+    return open_bucket
+
+
+class TestOwnServer(BucketContract):
+    """s3:// on our own server, which verifies every signature."""
+
+    @pytest.fixture
+    async def open_bucket(self, own_server: S3Server) -> OpenBucket:
+        own_server.clear()
+        return _on_own_server(own_server, own_server.make_bucket("bucket"))
+
+    @pytest.fixture
+    async def open_missing_bucket(self, own_server: S3Server) -> OpenBucket:
+        return _on_own_server(own_server, "nobody-made-this")
 
 
 @pytest.mark.system
