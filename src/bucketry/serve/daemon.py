@@ -5,6 +5,7 @@ fork."""
 
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 #: What the child tells its parent, once. ``ready`` is a bool; when it is false the child is about to end, and
 #: the other entries say why, in the words of the command line.
 Report = Mapping[str, object]
+#: Somebody who pressed Ctrl-C waits no longer than this for a bucket that does not answer.
+_PATIENCE_SECONDS = 3.0
 Announce = Callable[[Report], None]
 
 
@@ -34,13 +37,24 @@ def run_in_background(body: Callable[[Announce], int], *, output: int | None) ->
         with os.fdopen(receiving, "rb") as pipe:
             line = pipe.readline()
     except BaseException:
-        os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
+        _stop(child)
         raise
     report: Report | None = json.loads(line) if line else None
     if report is None or not report["ready"]:
         os.waitpid(child, 0)
     return report
+
+
+def _stop(child: int) -> None:
+    """See the child go: asked to clean up, and after a while not to wait for anything."""
+    ended = os.pidfd_open(child)
+    try:
+        os.kill(child, signal.SIGTERM)
+        if not select.select([ended], [], [], _PATIENCE_SECONDS)[0]:
+            os.kill(child, signal.SIGTERM)
+    finally:
+        os.close(ended)
+    os.waitpid(child, 0)
 
 
 def _be_a_daemon(body: Callable[[Announce], int], sending: int, output: int | None) -> None:

@@ -154,7 +154,7 @@ class LoopMount:
             if ended.code != 0 and self.is_mounted():
                 kind = Busy if "busy" in ended.errors else Unsupported
                 raise kind(ended.errors)
-        await self._detach()
+        await self._detach(wait=not lazily)
 
     def is_mounted(self) -> bool:
         """Whether our filesystem, and not something mounted over it or in its place, is what the mount point
@@ -181,21 +181,22 @@ class LoopMount:
         if ended.code != 0:
             raise Unsupported(f"{MAKERS[filesystem][0]} failed: {ended.errors}")
 
-    async def _detach(self) -> None:
-        """Let the loop device go, and wait until the kernel has: until then it holds the disk's file open."""
+    async def _detach(self, *, wait: bool = True) -> None:
+        """Let the loop device go, and wait until the kernel has: until then it holds the disk's file open.
+        Without ``wait``, and when it is still in use then, it goes with its last user."""
         device = self._device
         if device is None:
             return
         backing = Path("/sys/block", Path(device).name, "loop/backing_file")
-        for _ in range(_DETACH_ATTEMPTS):
+        for _ in range(_DETACH_ATTEMPTS if wait else 1):
             if not _is_backed_by(backing, self._image):
                 break
             await run_program("losetup", "--detach", device)
-            if _is_backed_by(backing, self._image):
+            if wait and _is_backed_by(backing, self._image):
                 await asyncio.sleep(_DETACH_PAUSE_SECONDS)
         else:
-            # It is marked to go when its last user does (a lazy unmount): the session ends with it.
-            logger.warning("%s is still in use; it goes with its last user", device)
+            if _is_backed_by(backing, self._image):
+                logger.warning("%s is still in use; it goes with its last user", device)
         self._device = None
 
 

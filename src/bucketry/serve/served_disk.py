@@ -37,6 +37,8 @@ _GIVE_UP_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: The exit code of a process that gave up: the command line's code for Unfinished.
 GAVE_UP_EXIT_CODE = 6
+#: The command line's code for an interruption.
+INTERRUPTED_EXIT_CODE = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,13 +239,22 @@ class _ServedDisk:
         self._signal_count += 1
         logger.info("%s", signal.Signals(number).name)
         if self._state == "starting":
-            assert self._main is not None
-            self._main.cancel()
+            self._interrupt_start()
         elif self._signal_count == 1:
             self._state = "stopping"
             self._stopper = asyncio.create_task(self._stop_whatever_it_takes(), name="stop")
         elif self._signal_count == 2:
             self._stopper = asyncio.create_task(self._give_up(), name="give up")
+
+    def _interrupt_start(self) -> None:
+        """Clean up in order; asked again while nothing is mounted yet, leave without waiting for a bucket
+        that may not answer."""
+        assert self._main is not None
+        if self._signal_count > 1 and self._session is None:
+            self._claim.forget()
+            logging.shutdown()
+            os._exit(INTERRUPTED_EXIT_CODE)
+        self._main.cancel()
 
     async def _stop_whatever_it_takes(self) -> None:
         """For signals: what is busy is unmounted lazily, and an unreachable bucket is tried again until it is
