@@ -1,5 +1,6 @@
 """Where a test's disk is: the URL and options for the program, and the objects, seen behind its back."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ class S3Objects:
 
     def list_keys(self) -> list[str]:
         return [entry["path"] for page in obstore.list(self._store) for entry in page]
+
+    def list_blocks(self) -> list[str]:
+        """The keys of blocks; not what else a volume has: superblock, mount token, lease."""
+        return [key for key in self.list_keys() if re.fullmatch("[0-9a-f]{8}", key)]
 
     def size_bytes(self) -> int:
         """Of all objects together."""

@@ -60,7 +60,7 @@ def test_every_file_comes_back_encrypted_and_compressed(
     secret = Place(place.url, [*place.options, "--password-file", str(password)])
     program.create(secret, "2G", "--encrypt", "--compress", "zstd")
     _fill_and_compare(program, secret, tree, tmp_path / "disk", "ext4")
-    blocks = [key for key in objects.list_keys() if len(key) == 8]
+    blocks = objects.list_blocks()
     encodings = {objects.get(key)[1]["Content-Encoding"] for key in blocks}
     assert encodings == {"zstd, encrypt-AES-256-CBC", "encrypt-AES-256-CBC"}
     assert objects.size_bytes() < len(blocks) * (128 << 10) / 2
