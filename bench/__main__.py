@@ -64,6 +64,7 @@ def _run(seaweed: Seaweed, directory: Path, rounds: int, chosen: list[str] | Non
     # The first puts into a bucket wait for the server to make room for it; nobody shall pay for that.
     list(measure_loop(target, "warm-up", data[: 16 << 20]))
 
+    load_before = report.load()
     results: dict[str, dict[str, list[Measurement]]] = {}
     for round_number in range(rounds):
         # Everybody goes first once: whatever drifts, drifts for all.
@@ -81,6 +82,7 @@ def _run(seaweed: Seaweed, directory: Path, rounds: int, chosen: list[str] | Non
 
     description = {
         "machine": report.machine(),
+        "load of the machine before the run": load_before,
         "versions": report.versions({peer.name: peer.version() for peer in disks}),
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
     }

