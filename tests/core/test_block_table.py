@@ -16,8 +16,8 @@ BLOCKS = 16
 ZEROS = bytes(BLOCK)
 
 
-def a_table(*, held: int = 8, dirty: int = 4) -> BlockTable:
-    return BlockTable(BLOCK, ZeroMap(BLOCKS), held * ONE, dirty * ONE)
+def a_table(*, held: int = 8, dirty: int = 4, keep_changes: bool = False) -> BlockTable:
+    return BlockTable(BLOCK, ZeroMap(BLOCKS), held * ONE, dirty * ONE, keep_changes=keep_changes)
 
 
 def take(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[Version]:
@@ -219,6 +219,32 @@ def test_what_is_set_aside_holds_nothing_up() -> None:
     assert (data_of(newer), table.dirty_bytes, table.aside_blocks()) == (b"b" * BLOCK, 0, [])
 
 
+def test_changes_are_what_was_written_and_no_more() -> None:
+    """A closed epoch tells the bytes that were written in it, whole blocks where they were written whole or
+    zeroed."""
+    table = a_table(keep_changes=True)
+    for block in (1, 2, 3):
+        table.insert(block, b"o" * BLOCK)
+    table.write(1, 3, b"abc", 0.0)
+    table.write(1, 5, b"cd", 0.0)
+    table.write(2, 0, b"w" * BLOCK, 0.0)
+    table.zero(3, 0.0)
+    epoch = table.begin_flush()
+    table.write(1, 0, b"later", 1.0)
+    changes = [
+        (block, start, None if data is None else bytes(data)) for block, start, data in table.changes(epoch)
+    ]
+    assert changes == [(1, 3, b"abcd"), (2, 0, b"w" * BLOCK), (3, 0, None)]
+
+
+def test_epochs_can_be_numbered_on() -> None:
+    """After a recovery the numbers go on where they were; the numbers between count as drained."""
+    table = a_table()
+    table.number_from(7)
+    table.write(1, 0, b"a" * BLOCK, 0.0)
+    assert (table.begin_flush(), table.drained_epoch) == (7, 6)
+
+
 @dataclass
 class Model:
     """What the disk should hold, what the bucket does, and every state in which a block was, by epoch."""
@@ -242,7 +268,7 @@ def test_random_histories(seed: int) -> None:
     model's, the byte counts are right, the limits hold, and the bucket is the disk at some flush plus some
     writes of the epoch after it."""
     dice = random.Random(seed)
-    table, model = a_table(), Model()
+    table, model = a_table(keep_changes=True), Model()
     if dice.random() < 0.5:
         model.disk = {block: dice.randbytes(BLOCK) for block in range(0, BLOCKS, 2)}
     model.bucket = dict(model.disk)
@@ -281,9 +307,26 @@ def test_random_histories(seed: int) -> None:
                 table.finish(version, ok=ok, now=float(now))
             case 7 if dice.random() < 0.3 and table.begin_flush() == number:
                 model.ends[number] = dict(model.disk)
+                assert _replayed(table, model, number) == _whole(model.disk)
             case _:
                 pass
         _check(table, model)
+
+
+def _whole(disk: dict[int, bytes]) -> bytes:
+    return b"".join(disk.get(block, ZEROS) for block in range(BLOCKS))
+
+
+def _replayed(table: BlockTable, model: Model, last: int) -> bytes:
+    """What the bucket has, with the changes of all epochs that it lacks, up to ``last``, put over it: what a
+    journal of them would bring back after a crash."""
+    disk = bytearray(_whole(model.bucket))
+    for number in range(table.drained_epoch + 1, last + 1):
+        for block, start, data in table.changes(number):
+            at = block * BLOCK + start
+            new = ZEROS if data is None else bytes(data)
+            disk[at : at + len(new)] = new
+    return bytes(disk)
 
 
 def _check(table: BlockTable, model: Model) -> None:

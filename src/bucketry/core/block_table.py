@@ -62,23 +62,40 @@ _WAITING, _BLOCKED, _UPLOADING, _ASIDE = State.WAITING, State.BLOCKED, State.UPL
 
 
 class Version:
-    """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it."""
+    """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it;
+    ``changed`` is what was written in its epoch, None when that is not kept, or all of it."""
 
-    __slots__ = ("block", "data", "dirty_since", "epoch", "known", "state")
+    __slots__ = ("block", "changed", "data", "dirty_since", "epoch", "known", "state")
 
     def __init__(
-        self, block: int, epoch: "Epoch", data: bytearray | None, known: Ranges | None, now: float
+        self,
+        block: int,
+        epoch: "Epoch",
+        data: bytearray | None,
+        known: Ranges | None,
+        changed: Ranges | None,
+        now: float,
     ) -> None:
         self.block = block
         self.epoch = epoch
         self.data = data
         self.known = known
+        self.changed = changed
         self.dirty_since = now
         self.state = _WAITING
 
     @property
     def cost_bytes(self) -> int:
         return SLOT_BYTES if self.data is None else SLOT_BYTES + len(self.data)
+
+    def inherit(self, older: "Version") -> None:
+        """This version goes in place of an older one of its epoch: what that one changed is now this one's to
+        tell."""
+        if self.changed is None or older.changed is None:
+            self.changed = None
+            return
+        for start, end in older.changed:
+            self.changed.add(start, end)
 
 
 class Slot:
@@ -100,7 +117,7 @@ class Slot:
 class Epoch:
     """The writes between two flushes that the bucket does not have yet."""
 
-    __slots__ = ("blocked", "closed", "number", "uploading_count", "waiting")
+    __slots__ = ("blocked", "closed", "number", "uploading", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -108,11 +125,11 @@ class Epoch:
         #: First dirtied first.
         self.waiting: dict[int, Version] = {}
         self.blocked: dict[int, Version] = {}
-        self.uploading_count = 0
+        self.uploading: dict[int, Version] = {}
 
     @property
     def is_empty(self) -> bool:
-        return not (self.waiting or self.uploading_count)
+        return not (self.waiting or self.uploading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +167,16 @@ class BlockTable:
     """
 
     def __init__(
-        self, block_size_bytes: int, zeros: ZeroMap, held_bytes_max: int, dirty_bytes_max: int
+        self,
+        block_size_bytes: int,
+        zeros: ZeroMap,
+        held_bytes_max: int,
+        dirty_bytes_max: int,
+        *,
+        keep_changes: bool = False,
     ) -> None:
+        """``keep_changes``: ``changes`` shall tell what was written in an epoch, for a journal."""
+        self._keep_changes = keep_changes
         self.block_size_bytes = block_size_bytes
         self.zeros = zeros
         self._one = block_size_bytes + SLOT_BYTES
@@ -254,6 +279,11 @@ class BlockTable:
         version = self._open_version(slot, now, copy=not whole)
         assert version.data is not None
         memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
+        if version.changed is not None:
+            if whole:
+                version.changed = None
+            else:
+                version.changed.add(start, end)
         if slot.known is not None:
             slot.known.add(start, end)
             if slot.known.covers(0, self.block_size_bytes):
@@ -281,7 +311,8 @@ class BlockTable:
 
     def _add_version(self, slot: Slot, data: bytearray | None, known: Ranges | None, now: float) -> Version:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
-        version = Version(block, epoch, data, known, now)
+        changed = Ranges() if self._keep_changes and data is not None else None
+        version = Version(block, epoch, data, known, changed, now)
         if not versions and block in self._clean:
             self._clean.remove(block)
         if versions and versions[-1].epoch is epoch:
@@ -305,8 +336,9 @@ class BlockTable:
         if slot is None:
             slot = self._slots[block] = Slot(block, None, None)
         if slot.versions and self._is_open(slot.versions[-1]):
-            self._forget_bytes(slot.versions[-1])
-            slot.data = slot.known = slot.versions[-1].known = None
+            newest = slot.versions[-1]
+            self._forget_bytes(newest)
+            slot.data = slot.known = newest.known = newest.changed = None
             self._take_back(slot)
         else:
             self._add_version(slot, None, None, now)
@@ -348,7 +380,7 @@ class BlockTable:
         for version in work.uploads:
             self._drop_before(version)
             del epoch.waiting[version.block]
-            epoch.uploading_count += 1
+            epoch.uploading[version.block] = version
             version.state = _UPLOADING
         return work
 
@@ -370,9 +402,11 @@ class BlockTable:
     def finish(self, version: Version, *, ok: bool, now: float) -> None:
         """The upload of ``version`` has ended."""
         epoch, block = version.epoch, version.block
-        epoch.uploading_count -= 1
+        del epoch.uploading[block]
         newer = epoch.blocked.pop(block, None)
         if newer is not None:
+            if not ok:
+                newer.inherit(version)
             newer.state = _WAITING
             newer.dirty_since = now
             epoch.waiting[block] = newer
@@ -437,6 +471,7 @@ class BlockTable:
         self._aside.discard(block)
         epoch = version.epoch if version.epoch in self._epochs else self._epochs[0]
         if len(slot.versions) > 1 and slot.versions[1].epoch is epoch:
+            slot.versions[1].inherit(version)
             self._drop_oldest(slot)
             return
         version.epoch, version.state = epoch, _WAITING
@@ -451,6 +486,29 @@ class BlockTable:
         epoch.closed = True
         self._epochs.append(Epoch(epoch.number + 1))
         return epoch.number
+
+    @property
+    def drained_epoch(self) -> int:
+        """The newest epoch of which, as of all before it, the bucket has everything."""
+        return self._epochs[0].number - 1
+
+    def number_from(self, epoch_number: int) -> None:
+        """The epoch that begins now, with nothing written yet, has this number. Numbers only grow."""
+        epoch = self._epochs[-1]
+        assert epoch.is_empty, "an epoch is numbered before anything is written in it"
+        assert epoch_number >= epoch.number, "epochs are numbered upwards"
+        epoch.number = epoch_number
+
+    def changes(self, epoch_number: int) -> Iterator[tuple[int, int, BytesLike | None]]:
+        """What was written in a closed epoch and is not in the bucket: block, first byte, bytes (None: all of
+        it zeros), each block's in the order in which they were written. The bytes change no more."""
+        for epoch in self._epochs:
+            if epoch.number == epoch_number:
+                assert epoch.closed, "the epoch is over"
+                # A block that is on its way may be BLOCKED in a newer version too.
+                for versions in (epoch.uploading, epoch.waiting, epoch.blocked):
+                    for version in versions.values():
+                        yield from _changes_of(version)
 
     def is_drained(self, epoch_number: int) -> bool:
         """Whether the bucket has everything of this epoch and those before it."""
@@ -480,8 +538,19 @@ class BlockTable:
             dirty_bytes=self._dirty_bytes,
             dirty_bytes_max=self._dirty_bytes_max,
             dirty_count=self._dirty_count,
-            uploading_count=sum(epoch.uploading_count for epoch in self._epochs),
+            uploading_count=sum(len(epoch.uploading) for epoch in self._epochs),
             epochs=len(self._epochs),
             aside_count=len(self._aside),
             evicted_count=self._evicted_count,
         )
+
+
+def _changes_of(version: Version) -> Iterator[tuple[int, int, BytesLike | None]]:
+    if version.data is None:
+        yield version.block, 0, None
+    elif version.changed is None:
+        yield version.block, 0, version.data
+    else:
+        view = memoryview(version.data)
+        for start, end in version.changed:
+            yield version.block, start, view[start:end]
