@@ -35,6 +35,26 @@ class Zero:
 
 Change: TypeAlias = Write | Zero
 
+#: Says which content is stored in a unit (what a change is at least aligned to): while it stays the same, so
+#: does the content. Opaque otherwise; for layouts of one object a unit it is the object's ETag.
+Tag: TypeAlias = str
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """The content of one unit, and its tag."""
+
+    data: BytesLike
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Extent):
+    """An extent that is stored, with the tags of its units; None where the store does not tell them in
+    passing."""
+
+    tags: Sequence[Tag | None]
+
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
@@ -67,12 +87,23 @@ class Layout(Protocol):
         Raises Corrupt when what is stored fails a check, WrongPassword when it cannot be decrypted."""
         ...
 
-    async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
-        """Make the changes durable in the bucket. When it raises, any part of them may have been made;
-        committing them again is always right."""
+    async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
+        """As ``read``, of one unit, with the tag of just these bytes."""
         ...
 
-    def survey(self) -> AsyncIterator[Sequence[Extent]]:
+    async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:
+        """The tag of one unit as it is stored now; None where nothing is."""
+        ...
+
+    async def commit(
+        self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD
+    ) -> Mapping[int, Tag]:
+        """Make the changes durable in the bucket. When it raises, any part of them may have been made;
+        committing them again is always right. Returns the tags of the units that it stored, by their
+        offsets."""
+        ...
+
+    def survey(self) -> AsyncIterator[Sequence[Stored]]:
         """What exists: pages of extents that are stored, each once, in no particular order. Extents that are
         not reported, and not changed since the survey began, read as zeros."""
         ...

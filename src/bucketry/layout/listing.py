@@ -1,9 +1,10 @@
-"""Which blocks of a volume are stored: its object names, listed in parallel where that pays."""
+"""Which blocks of a volume are stored, and as what: its objects, listed in parallel where that pays."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
+from typing import TypeAlias
 
 from bucketry.bucket.interface import Bucket, Entry
 from bucketry.bucket.wrapper import close_pages
@@ -18,11 +19,14 @@ _PAGE_NAMES = 1000
 #: requests.
 _FIRST_PAGES = 2
 
+#: The number of a block and the ETag of its object, if the listing tells it.
+Found: TypeAlias = tuple[int, str | None]
+
 
 async def list_blocks(
     bucket: Bucket, names: BlockNames, *, range_count: int = RANGE_COUNT
-) -> AsyncGenerator[list[int], None]:
-    """Pages of the numbers of the blocks that are stored, each number once, in no particular order."""
+) -> AsyncGenerator[list[Found], None]:
+    """Pages of the blocks that are stored, each once, in no particular order."""
     start = 0
     page_count = 0
     async with closing_pages(bucket.list(prefix=names.prefix)) as pages:
@@ -50,7 +54,7 @@ async def list_blocks(
 
 async def _list_range(
     bucket: Bucket, names: BlockNames, first: int, stop: int
-) -> AsyncGenerator[list[int], None]:
+) -> AsyncGenerator[list[Found], None]:
     """The blocks whose names lead with ``first`` to before ``stop``."""
     end = names.key_before(stop)
     listing = bucket.list(prefix=names.prefix, after=names.key_before(first))
@@ -61,11 +65,11 @@ async def _list_range(
                 return
 
 
-def _blocks(page: list[Entry], names: BlockNames) -> list[int]:
-    return [block for entry in page if (block := names.parse(entry.key)) is not None]
+def _blocks(page: list[Entry], names: BlockNames) -> list[Found]:
+    return [(block, entry.etag) for entry in page if (block := names.parse(entry.key)) is not None]
 
 
-async def _merge(ranges: list[AsyncGenerator[list[int], None]]) -> AsyncGenerator[list[int]]:
+async def _merge(ranges: list[AsyncGenerator[list[Found], None]]) -> AsyncGenerator[list[Found]]:
     """What all the ranges yield, as it comes; each is at most one page ahead. The first error ends them
     all."""
     pending = {asyncio.ensure_future(_next(pages)): pages for pages in ranges}
@@ -86,7 +90,7 @@ async def _merge(ranges: list[AsyncGenerator[list[int], None]]) -> AsyncGenerato
             await pages.aclose()
 
 
-async def _next(pages: AsyncGenerator[list[int], None]) -> list[int] | None:
+async def _next(pages: AsyncGenerator[list[Found], None]) -> list[Found] | None:
     return await anext(pages, None)
 
 

@@ -13,7 +13,7 @@ from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
-from bucketry.layout.interface import BatchShape, Change, Zero
+from bucketry.layout.interface import BatchShape, Change, Stored, Tag, Tagged, Zero
 from bucketry.layout.listing import list_blocks
 from bucketry.layout.together import together
 
@@ -79,7 +79,24 @@ class S3backerLayout:
             return None
         return b"".join(self._zeros if part is None else part for part in parts)
 
+    async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
+        (block,) = self._blocks(extent)
+        return await self._read_tagged_block(block, priority)
+
+    async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:
+        (block,) = self._blocks(extent)
+        try:
+            return (await self._bucket.head(self._names.key(block), priority=priority)).etag
+        except BucketNotFound:
+            raise
+        except NotFound:
+            return None
+
     async def _read_block(self, block: int, priority: Priority) -> BytesLike | None:
+        found = await self._read_tagged_block(block, priority)
+        return None if found is None else found.data
+
+    async def _read_tagged_block(self, block: int, priority: Priority) -> Tagged | None:
         key = self._names.key(block)
         try:
             found = await self._bucket.get(key, priority=priority)
@@ -91,16 +108,20 @@ class S3backerLayout:
         self._blocks_read += 1
         try:
             if found.info.attributes.content_encoding:
-                return await self._offload(lambda: self._decode(block, found))
-            return self._decode(block, found)
+                data = await self._offload(lambda: self._decode(block, found))
+            else:
+                data = self._decode(block, found)
         except (Corrupt, WrongPassword) as error:
             raise type(error)(f"block {block} ({key} in {self._bucket.url}): {error}") from error
+        return Tagged(data, found.info.etag)
 
     def _decode(self, block: int, found: Object) -> BytesLike:
         attributes = found.info.attributes
         return self._codec.decode(block, found.data, attributes.content_encoding, attributes.metadata)
 
-    async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
+    async def commit(
+        self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD
+    ) -> Mapping[int, Tag]:
         # The last change to a block counts. Zeros stay ranges: there may be many millions of blocks in one.
         written: dict[int, BytesLike] = {}
         zeroed: list[range] = []
@@ -116,11 +137,13 @@ class S3backerLayout:
                     zeroed.append(range(block, block + 1))
                 else:
                     written[block] = data
-        work = [self._write_block(block, data, priority) for block, data in written.items()]
+        tags: dict[int, Tag] = {}
+        work = [self._write_block(block, data, priority, tags) for block, data in written.items()]
         if zeroed:
             absent = (block for blocks in zeroed for block in blocks if block not in written)
             work.append(self._delete_blocks(absent, priority))
         await together(work)
+        return tags
 
     def _split(self, data: BytesLike) -> Iterator[memoryview]:
         """The blocks of ``data``."""
@@ -128,7 +151,9 @@ class S3backerLayout:
         view = memoryview(data)
         return (view[start : start + size] for start in range(0, len(view), size))
 
-    async def _write_block(self, block: int, data: BytesLike, priority: Priority) -> None:
+    async def _write_block(
+        self, block: int, data: BytesLike, priority: Priority, tags: dict[int, Tag]
+    ) -> None:
         if self._codec.is_heavy:
             encoded = await self._offload(lambda: self._codec.encode(block, data))
         else:
@@ -139,7 +164,9 @@ class S3backerLayout:
         attributes = Attributes(
             content_type=CONTENT_TYPE, content_encoding=encoded.content_encoding, metadata=metadata
         )
-        await self._bucket.put(self._names.key(block), encoded.body, attributes=attributes, priority=priority)
+        key = self._names.key(block)
+        tag = await self._bucket.put(key, encoded.body, attributes=attributes, priority=priority)
+        tags[self._geometry.extent(block).offset] = tag
         self._blocks_written += 1
 
     async def _delete_blocks(self, blocks: Iterator[int], priority: Priority) -> None:
@@ -150,12 +177,17 @@ class S3backerLayout:
                 await self._bucket.delete_many(keys, priority=priority)
             self._blocks_deleted += len(keys)
 
-    async def survey(self) -> AsyncGenerator[Sequence[Extent], None]:
+    async def survey(self) -> AsyncGenerator[Sequence[Stored], None]:
         pages = list_blocks(self._bucket, self._names)
         async with aclosing(pages):
-            async for blocks in pages:
-                if blocks:
-                    yield [self._extent(run) for run in runs(sorted(blocks))]
+            async for page in pages:
+                if page:
+                    tags = dict(page)
+                    yield [self._stored(run, tags) for run in runs(sorted(tags))]
+
+    def _stored(self, blocks: range, tags: Mapping[int, Tag | None]) -> Stored:
+        size = self._geometry.block_size_bytes
+        return Stored(blocks.start * size, len(blocks) * size, [tags[block] for block in blocks])
 
     def statistics(self) -> Mapping[str, object]:
         figures = {
@@ -165,10 +197,6 @@ class S3backerLayout:
             "blocks_deleted": self._blocks_deleted,
         }
         return {"layout": figures, "bucket": self._bucket.statistics()}
-
-    def _extent(self, blocks: range) -> Extent:
-        size = self._geometry.block_size_bytes
-        return Extent(blocks.start * size, len(blocks) * size)
 
     def _blocks(self, extent: Extent) -> range:
         """The numbers of the blocks that ``extent`` consists of."""

@@ -88,6 +88,26 @@ class LayoutContract:
         await layout.commit([Zero(Extent(0, 2 * unit)), Write(0, new)])
         assert await layout.read(Extent(0, 2 * unit)) == new + bytes(unit)
 
+    async def test_tags_tell_contents_apart(self, layout: Layout, unit: int) -> None:
+        """A commit returns the tags of what it stored; reading, asking and the survey (if it does) tell the
+        same ones, until the content is replaced."""
+        size = 3 * unit
+        tags = dict(await layout.commit([Write(0, _noise(8, size)), Zero(Extent(unit, unit))]))
+        assert set(tags) == {0, 2 * unit}
+        await _check_tags(layout, unit, tags)
+        later = dict(await layout.commit([Write(0, _noise(9, unit)), Write(unit, bytes(unit))]))
+        assert set(later) == {0}
+        assert later[0] != tags[0]
+        await _check_tags(layout, unit, tags | later)
+
+    async def test_what_is_not_stored_has_no_tag(self, layout: Layout, unit: int) -> None:
+        """Never written, or zeroed."""
+        await layout.commit([Write(0, _noise(10, unit))])
+        assert await layout.commit([Zero(Extent(0, unit))]) == {}
+        for offset in (0, unit):
+            assert await layout.tag(Extent(offset, unit)) is None
+            assert await layout.read_tagged(Extent(offset, unit)) is None
+
     async def test_an_empty_batch_changes_nothing(self, layout: Layout, unit: int) -> None:
         """Nor does it fail."""
         await layout.commit([])
@@ -151,6 +171,20 @@ class LayoutContract:
 async def _read(layout: Layout, extent: Extent) -> BytesLike:
     data = await layout.read(extent)
     return bytes(extent.length) if data is None else data
+
+
+async def _check_tags(layout: Layout, unit: int, tags: dict[int, str]) -> None:
+    """Everything that is stored has these tags."""
+    for offset, tag in tags.items():
+        found = await layout.read_tagged(Extent(offset, unit))
+        assert found is not None
+        assert found.tag == tag
+        assert found.data == await layout.read(Extent(offset, unit))
+        assert await layout.tag(Extent(offset, unit)) == tag
+    async for page in layout.survey():
+        for stored in page:
+            told = dict(zip(range(stored.offset, stored.end, unit), stored.tags, strict=True))
+            assert all(tag in (None, tags[offset]) for offset, tag in told.items())
 
 
 async def _survey(layout: Layout, unit: int) -> set[int]:

@@ -3,12 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+import google_crc32c
+
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketryError
-from bucketry.layout.interface import BatchShape, Change, Write
+from bucketry.layout.interface import BatchShape, Change, Stored, Tag, Tagged, Write
+
+
+def tag_of(data: BytesLike) -> Tag:
+    """The tag that MemoryLayout gives to a block's content."""
+    return f'"{google_crc32c.value(bytes(data)):08x}"'
 
 
 class Gate:
@@ -34,8 +41,8 @@ class Gate:
 
 
 class MemoryLayout:
-    """``blocks`` is what the bucket would hold; ``read_log`` and ``commit_log`` are what was asked, by block
-    number."""
+    """``blocks`` is what the bucket would hold; ``read_log``, ``tag_log`` and ``commit_log`` are what was
+    asked, by block number."""
 
     def __init__(self, geometry: Geometry, *, in_flight_max: int = 4, zeros_max: int = 8) -> None:
         self.geometry = geometry
@@ -47,10 +54,12 @@ class MemoryLayout:
         )
         self.blocks: dict[int, bytes] = {}
         self.read_log: list[int] = []
+        self.tag_log: list[int] = []
         self.commit_log: list[list[int]] = []
         self.read_gate = Gate()
         self.commit_gate = Gate()
         self.survey_gate = Gate()
+        self.survey_tells_tags = True
         #: While not None, every read, commit or survey raises it (after its gate).
         self.read_error: BucketryError | None = None
         self.commit_error: BucketryError | None = None
@@ -64,7 +73,21 @@ class MemoryLayout:
             raise self.read_error
         return self.blocks.get(block)
 
-    async def commit(self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD) -> None:
+    async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
+        data = await self.read(extent, priority=priority)
+        return None if data is None else Tagged(data, tag_of(data))
+
+    async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:
+        block = extent.offset // self.geometry.block_size_bytes
+        self.tag_log.append(block)
+        await self.read_gate.pass_through()
+        if self.read_error is not None:
+            raise self.read_error
+        return tag_of(self.blocks[block]) if block in self.blocks else None
+
+    async def commit(
+        self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD
+    ) -> Mapping[int, Tag]:
         size = self.geometry.block_size_bytes
         numbers = [change.extent.offset // size for change in changes]
         self.commit_log.append(numbers)
@@ -72,18 +95,25 @@ class MemoryLayout:
         await self.commit_gate.pass_through()
         if self.commit_error is not None:
             raise self.commit_error
+        tags: dict[int, Tag] = {}
         for number, change, content in zip(numbers, changes, before, strict=True):
             if isinstance(change, Write):
                 assert bytes(change.data) == content, "the data of a commit changed under way"
                 assert len(change.data) == size
                 assert not is_zero(change.data)
                 self.blocks[number] = bytes(change.data)
+                tags[change.offset] = tag_of(change.data)
             else:
                 assert change.extent.length == size
                 self.blocks.pop(number, None)
+        return tags
 
-    async def survey(self) -> AsyncIterator[Sequence[Extent]]:
-        page = [self.geometry.extent(block) for block in sorted(self.blocks)]
+    async def survey(self) -> AsyncIterator[Sequence[Stored]]:
+        size = self.geometry.block_size_bytes
+        page = [
+            Stored(block * size, size, [tag_of(self.blocks[block]) if self.survey_tells_tags else None])
+            for block in sorted(self.blocks)
+        ]
         await self.survey_gate.pass_through()
         if self.survey_error is not None:
             raise self.survey_error
