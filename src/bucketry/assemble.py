@@ -13,7 +13,7 @@ from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
 from bucketry.codec.offload import Threads
 from bucketry.disk import holding, lifecycle
-from bucketry.disk.holding import Place
+from bucketry.disk.holding import Holding, Place
 from bucketry.disk.interface import Device
 from bucketry.layout.volume import s3backer_salt
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
@@ -79,8 +79,13 @@ class VolumeInfo:
     kind: str
     volume_id: str | None
     created: str | None
-    #: Who has it mounted, as far as the mount token tells; None when nobody has.
-    mounted_by: str | None
+    #: Who holds it for writing, as its lease and mount token say.
+    holding: Holding
+
+    @property
+    def mounted_by(self) -> str | None:
+        """The same for people; None when nobody does."""
+        return self.holding.holder
 
 
 async def create_volume(
@@ -93,14 +98,15 @@ async def create_volume(
         directory.mkdir(exist_ok=True)
     async with open_place(bucket) as place:
         made = await lifecycle.create(place, volume, password)
-        return VolumeInfo(place.url, made.format, made.kind, made.volume_id, made.created, None)
+        nobody = Holding(None, None)
+        return VolumeInfo(place.url, made.format, made.kind, made.volume_id, made.created, nobody)
 
 
 async def inspect_volume(bucket: BucketSettings, volume: VolumeSettings) -> VolumeInfo:
     """What is at ``bucket.url``. Needs no password. Raises NotFound where no volume is."""
     async with open_place(bucket) as place:
-        found, mounted_by = await lifecycle.inspect(place, volume)
-        return VolumeInfo(place.url, found.format, found.kind, found.volume_id, found.created, mounted_by)
+        found, holder = await lifecycle.inspect(place, volume)
+        return VolumeInfo(place.url, found.format, found.kind, found.volume_id, found.created, holder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,14 @@ async def erase_volume(bucket: BucketSettings, volume: VolumeSettings) -> AsyncI
             yield EraseProgress(deleted_count)
 
 
-async def unlock_volume(bucket: BucketSettings) -> str | None:
-    """Take a volume from whoever holds it for writing, and leave it free. Who held it; None when nobody
-    did."""
+async def find_holding(bucket: BucketSettings) -> Holding:
+    """Who holds the volume at ``bucket.url`` for writing."""
     async with open_place(bucket) as place:
-        return await holding.unlock(place)
+        return await holding.look(place)
+
+
+async def unlock_volume(bucket: BucketSettings, *, seen: Holding | None = None) -> str | None:
+    """Take a volume from whoever holds it for writing, and leave it free. Who held it; None when nobody
+    did. Raises Busy when that is somebody else than was ``seen``."""
+    async with open_place(bucket) as place:
+        return await holding.unlock(place, seen=seen)

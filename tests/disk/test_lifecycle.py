@@ -186,13 +186,13 @@ async def test_an_empty_s3backer_volume_opens_when_its_size_is_given(
     async with opened(place, VolumeSettings(size_bytes=1 << 20, block_size_bytes=8192)) as disk:
         await disk.write(0, b"x")
     assert names(store) == ["00000000"]
-    found, token = await lifecycle.inspect(place, ASKED)
+    found, holding = await lifecycle.inspect(place, ASKED)
     assert (found.kind, found.geometry.size_bytes, found.geometry.block_size_bytes) == (
         "s3backer",
         1 << 20,
         8192,
     )
-    assert token is None
+    assert holding.holder is None
 
 
 @pytest.mark.logs("not in the bucket yet")

@@ -243,6 +243,26 @@ def test_a_filesystem_stays_mounted_while_the_bucket_is_away(
     cli.ok("umount", directory)
 
 
+def test_a_filesystem_survives_that_the_bucket_is_away(
+    cli: CommandLine, disk: str, directory: Path, outage: Outage
+) -> None:
+    """What writes to it waits and then succeeds; umount meanwhile exits 6; nothing is lost."""
+    cli.ok("mount", disk, directory, "--mkfs", "ext4")
+    outage.begin()
+    (directory / "name").write_bytes(some_bytes(BLOCK))
+    with subprocess.Popen(["sync", "--file-system", directory], stderr=subprocess.DEVNULL) as syncing:
+        wait_until(lambda: "waits for the bucket" in cli.log())
+        assert "not yet in the bucket" in cli.fails(6, "umount", directory)
+        assert syncing.poll() is None
+        outage.end()
+        assert syncing.wait(60) == 0
+    cli.ok("umount", directory)
+    assert "the bucket is back" in cli.log()
+    cli.ok("mount", disk, directory)
+    assert (directory / "name").read_bytes() == some_bytes(BLOCK)
+    cli.ok("umount", directory)
+
+
 def test_umount_waits_no_longer_than_told(cli: CommandLine, disk: str, directory: Path) -> None:
     """--timeout ends the waiting with code 6; the process goes on, and a later umount succeeds."""
     cli.ok("attach", disk, directory, "--upload-limit", "300K", "--write-delay", "100")
@@ -547,7 +567,8 @@ def test_erase_asks_and_deletes_everything(
     """A mounted volume is refused; without a yes nothing happens; then no object is left."""
     cli.ok("attach", disk, directory)
     write(directory / "file", some_bytes(10 * BLOCK))
-    assert "mounted" in cli.fails(5, "erase", disk, text="y\n")
+    ended = cli.run("erase", disk, text="y\n")
+    assert (ended.code, "in use by" in ended.errors) == (5, True), ended
     cli.ok("umount", directory)
     ended = cli.run("erase", disk, text="n\n")
     assert ended.code == 1

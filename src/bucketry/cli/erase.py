@@ -8,7 +8,7 @@ from bucketry.cli.options import Connection, Volume, connection_options, url_arg
 from bucketry.cli.progress import progress
 from bucketry.cli.reports import summary, volume_report
 from bucketry.cli.secrets import given_password
-from bucketry.errors import BucketryError, Busy
+from bucketry.errors import BucketryError
 from bucketry.serve import event_loop
 from bucketry.settings import BucketSettings, VolumeSettings
 
@@ -40,13 +40,12 @@ def erase(url: str, force: bool, volume: Volume, connection: Connection) -> None
 
 
 def _recognise(bucket: BucketSettings, settings: VolumeSettings) -> str:
-    """The volume in a few words. Raises Busy when it is mounted, NotFound when there is none."""
+    """The volume in a few words. Raises NotFound when there is none."""
     from bucketry.assemble import inspect_volume
 
     found = event_loop.run(inspect_volume(bucket, settings))
-    if found.mounted_by is not None:
-        raise Busy(f"{bucket.url} is mounted by {found.mounted_by}; --force erases it all the same")
-    return summary(volume_report(found))
+    words = summary(volume_report(found))
+    return words if found.mounted_by is None else f"{words}, in use by {found.mounted_by}"
 
 
 async def _erase(bucket: BucketSettings, settings: VolumeSettings) -> int:

@@ -17,6 +17,7 @@ from bucketry.cli.exits import exit_code, one_line, unwrap
 from bucketry.cli.images import export_command, import_command
 from bucketry.cli.info import info, stats
 from bucketry.cli.umount import umount
+from bucketry.cli.unlock import unlock
 
 #: By it a shell asks which words could come next.
 _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
@@ -37,7 +38,9 @@ def cli(context: click.Context, debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, format="%(name)s: %(message)s")
 
 
-for command in (create, attach, mount, umount, info, stats, erase, import_command, export_command, demo):
+for command in (
+    create, attach, mount, umount, info, stats, unlock, erase, import_command, export_command, demo,
+):  # fmt: skip
     cli.add_command(command)
 
 

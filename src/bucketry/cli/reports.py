@@ -7,6 +7,7 @@ from bucketry.core.units import format_size
 
 if TYPE_CHECKING:
     from bucketry.assemble import VolumeInfo
+    from bucketry.disk.holding import Holding
 
 
 def volume_report(info: "VolumeInfo") -> dict[str, object]:
@@ -25,6 +26,25 @@ def volume_report(info: "VolumeInfo") -> dict[str, object]:
         "volume_id": info.volume_id,
         "created": info.created,
         "mounted_by": info.mounted_by,
+        "lease": _lease_report(info.holding),
+    }
+
+
+def _lease_report(holding: "Holding") -> dict[str, object] | None:
+    """The lease of a volume; None where none was ever taken."""
+    lease = holding.lease
+    if lease is None:
+        return None
+    holder = lease.holder
+    if holder is None:
+        return {"state": "free", "epoch": lease.epoch}
+    return {
+        "state": "left by a process that has ended" if holding.has_ended else "held",
+        "epoch": lease.epoch,
+        "host": holder.host,
+        "pid": holder.pid,
+        "since": lease.taken,
+        "renewed": lease.renewed,
     }
 
 

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket
-from bucketry.disk.lease_keeper import LeaseKeeper, read_lease, this_process
-from bucketry.errors import Fenced, Unfinished
+from bucketry.core.lease import Lease
+from bucketry.disk.lease_keeper import LeaseKeeper, has_ended, read_lease, this_process
+from bucketry.errors import Busy, Fenced, Unfinished
 from bucketry.layout import mount_token
+from bucketry.layout.mount_token import MountToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,40 @@ class Place:
         return f"{self.bucket.url}/{self.prefix}"
 
 
-async def find_holder(place: Place) -> str | None:
-    """Who may write to the volume now, for people; None when nobody."""
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Who may write to a volume, as its lease and its mount token say, each None where there is none.
+    ``has_ended``: the lease's holder was a process of this machine, and is no more."""
+
+    lease: Lease | None
+    token: MountToken | None
+    has_ended: bool = False
+
+    @property
+    def holder(self) -> str | None:
+        """Who it is, for people; None when nobody."""
+        if self.lease is not None and self.lease.holder is not None:
+            return f"{self.lease}, which has ended" if self.has_ended else str(self.lease)
+        return None if self.token is None else str(self.token)
+
+    def is_of_the_same_as(self, other: "Holding") -> bool:
+        """Whether nobody has taken the volume between the one look and the other."""
+        return self.marks == other.marks
+
+    @property
+    def marks(self) -> tuple[object, ...]:
+        """What changes when somebody takes the volume, and not when its holder renews."""
+        lease, token = self.lease, self.token
+        return (lease and (lease.epoch, lease.holder), token and token.value)
+
+
+async def look(place: Place) -> Holding:
+    """Who may write to the volume now. Raises Corrupt or Unsupported when its lease cannot be understood."""
     lease, _ = await read_lease(place.control, place.prefix)
-    if lease is not None and lease.holder is not None:
-        return str(lease)
     token = await mount_token.read_token(place.control, place.prefix)
-    return None if token is None else str(token)
+    return Holding(
+        lease, token, has_ended=lease is not None and lease.holder is not None and has_ended(lease.holder)
+    )
 
 
 @asynccontextmanager
@@ -88,9 +117,16 @@ async def _give_back(place: Place, keeper: LeaseKeeper, value: int) -> None:
     await keeper.release()
 
 
-async def unlock(place: Place) -> str | None:
+async def unlock(place: Place, *, seen: Holding | None = None) -> str | None:
     """Take the volume from whoever holds it, and leave it free; who held it, None when nobody did. If he is
-    alive he loses what he has not uploaded: he finds out when he next renews his lease."""
-    holder = await find_holder(place)
+    alive he loses what he has not uploaded: he finds out when he next renews his lease.
+
+    ``seen``: who it is to be taken from. Raises Busy when somebody else has it by now.
+    """
+    found = await look(place)
+    if found.holder is None:
+        return None
+    if seen is not None and not found.is_of_the_same_as(seen):
+        raise Busy(f"{place.url}: by now it is in use by {found.holder}")
     async with held(place, force=True):
-        return holder
+        return found.holder

@@ -17,7 +17,7 @@ from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
 from bucketry.disk import holding
 from bucketry.disk.disk import Disk
-from bucketry.disk.holding import Place
+from bucketry.disk.holding import Holding, Place
 from bucketry.errors import BucketryError, Fenced, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.listing import closing_pages
@@ -44,11 +44,10 @@ async def create(place: Place, volume_format: VolumeFormat, password: Secret | N
     )
 
 
-async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, str | None]:
-    """What a volume says of itself, and who has it mounted, None when nobody has. Needs no password. Raises
-    NotFound where none is."""
+async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, Holding]:
+    """What a volume says of itself, and who holds it. Needs no password. Raises NotFound where none is."""
     found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
-    return found, await holding.find_holder(place)
+    return found, await holding.look(place)
 
 
 @asynccontextmanager

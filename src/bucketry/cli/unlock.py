@@ -1,0 +1,38 @@
+"""``bucketry unlock``: a volume taken from whoever holds it."""
+
+import click
+
+from bucketry.cli import exits
+from bucketry.cli.command import Command
+from bucketry.cli.options import Connection, connection_options, url_argument
+from bucketry.errors import BucketryError
+from bucketry.serve import event_loop
+
+
+@click.command(
+    cls=Command,
+    examples=["bucketry unlock s3://bucket/disk"],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
+)
+@url_argument
+@click.option("--force", is_flag=True, help="Do not ask.")
+@connection_options
+def unlock(url: str, force: bool, connection: Connection) -> None:
+    """Free the volume at URL from whoever holds it for writing.
+
+    For volumes whose holder is gone for good: a machine that died, an s3backer that was killed. A holder that
+    is alive finds out within seconds, fails every request from then on, and what it has not uploaded is lost.
+    Asks first. When nobody holds the volume there is nothing to do.
+    """
+    from bucketry.assemble import find_holding, unlock_volume
+
+    bucket = connection.settings(url)
+    seen = event_loop.run(find_holding(bucket))
+    if seen.holder is None:
+        click.echo(f"nobody holds {url}")
+        return
+    question = f"{url} is in use by {seen.holder}. Take it away?"
+    if not force and not click.confirm(question, err=True):
+        raise BucketryError("nothing was unlocked")
+    event_loop.run(unlock_volume(bucket, seen=seen))
+    click.echo(f"unlocked {url}, which was in use by {seen.holder}")

@@ -1,0 +1,83 @@
+"""``bucketry unlock`` and what ``info`` tells of who holds a volume, on buckets in memory."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from bucketry.bucket.interface import ObjectInfo
+from bucketry.bucket.memory import MemoryStore, shared_store
+from bucketry.cli.main import run_command
+from bucketry.core import lease as rules
+from bucketry.core.lease import Holder, Lease
+from bucketry.core.names import LEASE_NAME
+
+NAME = "cli-unlock"
+URL = f"memory://{NAME}/disk"
+HOLDER = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
+LEASE = Lease(epoch=3, holder=HOLDER, taken="2026-11-21T19:38:00Z", renewed="2026-11-21T19:39:00Z")
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryStore]:
+    """The bucket, with a disk in it."""
+    store = shared_store(NAME)
+    assert run_command(["create", URL, "--size", "1M"]) == 0
+    yield store
+    store.objects.clear()
+
+
+def put_lease(store: MemoryStore, lease: Lease) -> None:
+    key, body = "disk/" + LEASE_NAME, rules.encode(lease)
+    store.objects[key] = ObjectInfo(key, len(body), store.new_etag()), body
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    capsys.readouterr()
+    assert run_command(["info", URL, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_nothing_to_unlock(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """A volume that nobody holds is said to be free, and left alone."""
+    before = dict(store.objects)
+    assert run_command(["unlock", URL]) == 0
+    assert f"nobody holds {URL}" in capsys.readouterr().out
+    assert store.objects == before
+    assert report(capsys)["lease"] is None
+
+
+@pytest.mark.logs("taking over the lease")
+def test_force_takes_it_without_asking(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """info tells who holds it before, and that it is free afterwards."""
+    put_lease(store, LEASE)
+    found = report(capsys)
+    assert "process 7 on elsewhere" in str(found["mounted_by"])
+    assert found["lease"] == {
+        "state": "held",
+        "epoch": 3,
+        "host": "elsewhere",
+        "pid": 7,
+        "since": "2026-11-21T19:38:00Z",
+        "renewed": "2026-11-21T19:39:00Z",
+    }
+    assert run_command(["unlock", URL, "--force"]) == 0
+    assert "process 7 on elsewhere since 2026-11-21T19:38:00Z" in capsys.readouterr().out
+    found = report(capsys)
+    assert (found["mounted_by"], found["lease"]) == (None, {"state": "free", "epoch": 4})
+
+
+def test_without_a_yes_nothing_is_unlocked(
+    store: MemoryStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question names the holder; no is the default."""
+    put_lease(store, LEASE)
+    before = dict(store.objects)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert run_command(["unlock", URL]) == 1
+    said = capsys.readouterr()
+    assert "process 7 on elsewhere" in said.out + said.err
+    assert "nothing was unlocked" in said.err
+    assert store.objects == before
