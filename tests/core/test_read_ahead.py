@@ -3,23 +3,28 @@
 from bucketry.core.read_ahead import ReadAhead
 
 
+def nothing(block: int) -> bool:
+    """No block is known."""
+    return False
+
+
 def test_the_window_doubles_up_to_its_limit() -> None:
     """Each sequential step fetches further; after a while one block for one block."""
-    ahead = ReadAhead(1000, 8)
+    ahead = ReadAhead(1000, 8, nothing)
     answers = [ahead.note_read(n, n + 1) for n in range(6)]
-    assert answers == [range(0), range(2, 3), range(3, 5), range(5, 8), range(8, 13), range(13, 14)]
+    assert answers == [[], [2], [3, 4], [5, 6, 7], [8, 9, 10, 11, 12], [13]]
 
 
 def test_every_block_is_fetched_once_and_none_beyond_the_end() -> None:
     """A reader of the whole disk is fetched ahead of over all but its first blocks."""
-    ahead = ReadAhead(100, 16)
+    ahead = ReadAhead(100, 16, nothing)
     fetched = [block for n in range(100) for block in ahead.note_read(n, n + 1)]
     assert fetched == list(range(2, 100))
 
 
 def test_several_readers_do_not_disturb_each_other() -> None:
     """Interleaved streams are each recognised."""
-    ahead = ReadAhead(10_000, 8)
+    ahead = ReadAhead(10_000, 8, nothing)
     for n in range(3):
         answers = [ahead.note_read(base + n, base + n + 1) for base in (0, 1000, 2000, 3000)]
         assert all(bool(answer) == (n > 0) for answer in answers)
@@ -27,25 +32,59 @@ def test_several_readers_do_not_disturb_each_other() -> None:
 
 def test_random_reads_fetch_nothing() -> None:
     """A reader that jumps is not fetched ahead of."""
-    ahead = ReadAhead(10_000, 8)
+    ahead = ReadAhead(10_000, 8, nothing)
     assert not any(ahead.note_read(n * 7919 % 10_000, n * 7919 % 10_000 + 1) for n in range(500))
 
 
 def test_small_reads_within_a_block_count_once() -> None:
     """Reading a block in pieces is one step of the stream, not many."""
-    ahead = ReadAhead(1000, 8)
+    ahead = ReadAhead(1000, 8, nothing)
     answers = [ahead.note_read(n // 4, n // 4 + 1) for n in range(12)]
     assert [len(answer) for answer in answers] == [0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]
 
 
 def test_large_reads_begin_with_their_own_size() -> None:
     """A reader of eight blocks at a time is fetched ahead of by at least eight."""
-    ahead = ReadAhead(1000, 32)
-    assert ahead.note_read(0, 8) == range(0)
-    assert ahead.note_read(8, 16) == range(16, 24)
+    ahead = ReadAhead(1000, 32, nothing)
+    assert ahead.note_read(0, 8) == []
+    assert ahead.note_read(8, 16) == list(range(16, 24))
 
 
 def test_a_window_of_nothing_fetches_nothing() -> None:
     """Read-ahead can be switched off."""
-    ahead = ReadAhead(1000, 0)
+    ahead = ReadAhead(1000, 0, nothing)
     assert not any(ahead.note_read(n, n + 1) for n in range(20))
+
+
+def test_known_blocks_are_passed_over() -> None:
+    """A hole in a file costs nothing and does not end the stream: what lies behind it is fetched in time."""
+    ahead = ReadAhead(1000, 8, lambda block: 10 <= block < 500)
+    fetched = [block for n in range(20) for block in ahead.note_read(n, n + 1)]
+    assert fetched == [*range(2, 10), *range(500, 508)]
+
+
+def test_the_figures_tell_what_was_used() -> None:
+    """Blocks that the reader came to are used; the rest are neither used nor wasted yet."""
+    ahead = ReadAhead(1000, 8, nothing)
+    for n in range(10):
+        ahead.note_read(n, n + 1)
+    figures = ahead.statistics()
+    assert (figures.used_blocks, figures.fetched_blocks - figures.used_blocks, figures.wasted_blocks) == (
+        8,
+        8,
+        0,
+    )
+
+
+def test_waste_shrinks_the_windows() -> None:
+    """Readers that stop soon after they began make less and less be fetched in vain."""
+    ahead = ReadAhead(1_000_000, 64, nothing)
+    steady = [ahead.note_read(n, n + 1) for n in range(20)]
+    assert len(steady[-1]) == 1, "the window is full, one for one"
+    for start in range(1000, 900_000, 1000):
+        for n in range(4):
+            ahead.note_read(start + n, start + n + 1)
+    figures = ahead.statistics()
+    assert figures.wasted_blocks > 0
+    assert figures.streams <= ReadAhead.STREAMS_MAX
+    assert figures.fetched_blocks < 900 * 12, "four steps would fetch twelve blocks each time"

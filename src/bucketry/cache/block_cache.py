@@ -52,7 +52,6 @@ class _Counts:
 
     read_hits: int = 0
     read_misses: int = 0
-    read_ahead_blocks: int = 0
     incomplete_loads: int = 0
     uploads: int = 0
     upload_failures: int = 0
@@ -86,7 +85,9 @@ class BlockCache:
         self._table = BlockTable(
             self._block_size, self.zeros, settings.memory_bytes, settings.dirty_max_bytes
         )
-        self._read_ahead = ReadAhead(geometry.block_count, settings.read_ahead_bytes // self._block_size)
+        self._read_ahead = ReadAhead(
+            geometry.block_count, settings.read_ahead_bytes // self._block_size, self._is_known_or_coming
+        )
         self._last_read = -1
         self._zero_view = memoryview(bytes(self._block_size))
         self._loads: dict[int, asyncio.Future[BytesLike | None]] = {}
@@ -198,9 +199,10 @@ class BlockCache:
     def _note_read(self, first: int, stop: int) -> None:
         self._last_read = stop - 1
         for block in self._read_ahead.note_read(first, stop):
-            if not self._table.is_known(block) and block not in self._loads:
-                self._counts.read_ahead_blocks += 1
-                self._load(block, Priority.READ_AHEAD)
+            self._load(block, Priority.READ_AHEAD)
+
+    def _is_known_or_coming(self, block: int) -> bool:
+        return self._table.is_known(block) or block in self._loads
 
     def _load(self, block: int, priority: Priority) -> asyncio.Future[BytesLike | None]:
         """The load of a block that is under way, or a new one."""
@@ -456,4 +458,5 @@ class BlockCache:
             "surveyed": self.zeros.surveyed,
             "last_error": "" if self._last_error is None else str(self._last_error),
         }
-        return {"cache": figures, **self._layout.statistics()}
+        read_ahead = asdict(self._read_ahead.statistics())
+        return {"cache": figures, "read_ahead": read_ahead, **self._layout.statistics()}

@@ -1,10 +1,14 @@
 """Which blocks to fetch before they are asked for: sequential readers are recognised, several at once.
 
-A stream is a reader that went on where it had stopped. Its window doubles with each such step, from the size
-of the step to ``window_blocks_max``, and starts anew when the reader jumps. A second sequential read makes a
-stream: one read tells nothing.
+A stream is a reader that went on where it had stopped. Its window (so many blocks are fetched ahead of it)
+begins with the size of its own steps and doubles with each step, up to ``window_blocks_max``: latency times
+bandwidth, when that is chosen well. Known blocks, zeros above all, are passed over and do not count, so that
+a hole in a file does not end the stream. When fetched blocks go unused the windows of all streams are halved;
+they grow again with use.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -13,35 +17,94 @@ class _Stream:
     next_block: int
     window: int
     fetched_to: int
+    #: Fetched and not asked for yet.
+    unused_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAheadStatistics:
+    """``used`` blocks were asked for after they had been fetched; ``wasted`` ones had to be forgotten before
+    anybody did."""
+
+    streams: int
+    fetched_blocks: int
+    used_blocks: int
+    wasted_blocks: int
 
 
 class ReadAhead:
-    """The streams of one disk. Pure: told of reads, answers with ranges of blocks."""
+    """The streams of one disk. Pure: told of reads, answers with blocks. ``is_known(block)`` tells which need
+    no fetching."""
 
-    #: More readers than that at once share the oldest one's place; eight is more than a filesystem's own
-    #: parallelism on 2 cores.
+    #: More readers than that at once share the oldest one's place; eight is more than a filesystem reads in
+    #: parallel on a few cores.
     STREAMS_MAX = 8
+    #: Known blocks that are looked at in search of unknown ones, per step: a hole larger than that is passed
+    #: in several steps.
+    LOOK_MAX = 4096
 
-    def __init__(self, block_count: int, window_blocks_max: int) -> None:
+    def __init__(self, block_count: int, window_blocks_max: int, is_known: Callable[[int], bool]) -> None:
         self._block_count = block_count
         self._window_max = window_blocks_max
+        self._is_known = is_known
         #: Least recently used first.
         self._streams: list[_Stream] = []
+        #: Fetched and not asked for yet, oldest first. What falls out of it was fetched in vain.
+        self._unused: OrderedDict[int, _Stream] = OrderedDict()
+        self._unused_max = 2 * self.STREAMS_MAX * max(1, window_blocks_max)
+        self._fetched_blocks = 0
+        self._used_blocks = 0
+        self._wasted_blocks = 0
 
-    def note_read(self, first: int, stop: int) -> range:
-        """Blocks ``first`` to before ``stop`` are being read; what to fetch now, beyond them (often
-        nothing)."""
+    def note_read(self, first: int, stop: int) -> list[int]:
+        """Blocks ``first`` to before ``stop`` are being read; which to fetch now, beyond them (often
+        none)."""
+        if self._unused:
+            for block in range(first, stop):
+                fetched_by = self._unused.pop(block, None)
+                if fetched_by is not None:
+                    fetched_by.unused_count -= 1
+                    self._used_blocks += 1
         for index, stream in enumerate(self._streams):
             if stream.next_block - 1 <= first <= stream.next_block < stop:
                 self._streams.append(self._streams.pop(index))
                 stream.next_block = stop
                 stream.window = min(max(2 * stream.window, stop - first), self._window_max)
-                begin = max(stream.fetched_to, stop)
-                stream.fetched_to = max(begin, min(stop + stream.window, self._block_count))
-                return range(begin, stream.fetched_to)
+                return self._fetch(stream)
             if first >= stream.next_block - 1 and stop <= stream.next_block:
-                return range(0)  # still within the block that it stopped in
+                return []  # still within the block that it stopped in
         if len(self._streams) == self.STREAMS_MAX:
             del self._streams[0]
         self._streams.append(_Stream(next_block=stop, window=0, fetched_to=stop))
-        return range(0)
+        return []
+
+    def _fetch(self, stream: _Stream) -> list[int]:
+        """The unknown blocks within the window, beyond those fetched before."""
+        blocks: list[int] = []
+        at = max(stream.fetched_to, stream.next_block)
+        end = min(self._block_count, at + self.LOOK_MAX)
+        # The window is how far ahead we are, in blocks that cost something; what is fetched and still unread
+        # counts.
+        while at < end and stream.unused_count < stream.window:
+            if not self._is_known(at):
+                blocks.append(at)
+                stream.unused_count += 1
+                self._unused[at] = stream
+            at += 1
+        stream.fetched_to = at
+        self._fetched_blocks += len(blocks)
+        while len(self._unused) > self._unused_max:
+            _, fetched_by = self._unused.popitem(last=False)
+            fetched_by.unused_count -= 1
+            self._wasted_blocks += 1
+            for each in self._streams:
+                each.window //= 2
+        return blocks
+
+    def statistics(self) -> ReadAheadStatistics:
+        return ReadAheadStatistics(
+            streams=len(self._streams),
+            fetched_blocks=self._fetched_blocks,
+            used_blocks=self._used_blocks,
+            wasted_blocks=self._wasted_blocks,
+        )
