@@ -46,7 +46,7 @@ TESTING_RANK = RANK["disk"]
 PURE = frozenset({
     "__future__", "abc", "array", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses",
     "datetime", "enum", "errno", "functools", "hashlib", "heapq", "hmac", "itertools", "json", "math",
-    "operator", "re", "string", "struct", "textwrap", "types", "typing", "zlib",
+    "operator", "re", "string", "struct", "textwrap", "types", "typing", "zlib", "google_crc32c",
 })
 # fmt: on
 

@@ -1,0 +1,737 @@
+"""The journal: epochs that were flushed and are not in the bucket yet, on local stable storage.
+
+The decisions and the format are ``core.journal``'s; this module does the waiting and the file operations, all
+of which run through one ``offload``. Appends that wait together are made durable together.
+
+What its user has to keep to, or replaying goes wrong:
+
+* Epochs are appended in ascending order, and ``note_drained`` is called *before* an epoch is appended of
+  which anything is in the bucket already. Such an epoch is appended even when nothing is left of it: its
+  barrier says that the older ones are not to be replayed any more.
+* When ``append`` returns False, the flush waits for the bucket, then for ``skip``, and only then returns.
+* When ``append`` raises Unavailable, likewise; when ``skip`` does, the journal cannot even be trusted to be
+  forgotten: before anything is acknowledged without it, what the bucket names as ``generation`` must change,
+  so that this journal is refused and not replayed over what came later.
+* Epochs that were recovered may be in the bucket already. They are to be taken together, as one.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from bucketry.cache.journal_files import Files
+from bucketry.codec.offload import Offload
+from bucketry.core.geometry import Extent
+from bucketry.core.histogram import LatencyHistogram
+from bucketry.core.journal import (
+    HEAD_BYTES,
+    PAGE_BYTES,
+    SEGMENT_BYTES_MIN,
+    Commit,
+    Damage,
+    Entry,
+    EpochPlace,
+    Head,
+    JournalIdentity,
+    Kind,
+    Scan,
+    SegmentFile,
+    Tail,
+    Walk,
+    checksum,
+    decode_head,
+    encode_head,
+    is_foreign,
+    scan,
+)
+from bucketry.errors import BucketryError, Closed, Corrupt, Invalid, Mismatch, Unavailable, Unsupported
+from bucketry.layout.interface import Change, Write, Zero
+
+T = TypeVar("T")
+
+_HEAD_NAME = "head"
+_NEW_HEAD_NAME = "head.new"
+_SEGMENT_NAME = re.compile(r"segment-[0-9]{4}")
+_SALT_BYTES = 16
+#: Segments are given back whole, so there should be several; more of them cost more files to sync at once.
+_SEGMENT_COUNT = 8
+#: Reading a whole segment's pages at the start takes about 0.1 s; larger ones would save nothing.
+_SEGMENT_BYTES_MAX = 64 << 20
+#: The least that ``size_bytes_max`` may be.
+JOURNAL_BYTES_MIN = HEAD_BYTES + _SEGMENT_COUNT * SEGMENT_BYTES_MIN
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatistics:
+    """``state``: ``ready``; ``full`` (appends are refused until ``skip``); ``broken`` (see ``last_error``);
+    ``closed``. ``size_bytes``: of all files. ``used_bytes``: of segments that cannot be used again yet.
+    ``lag_…``: what the bucket is known to lack. ``syncs``: commits made durable, with their latency, writing
+    included."""
+
+    state: str
+    last_error: str
+    size_bytes: int
+    size_bytes_max: int
+    used_bytes: int
+    oldest_epoch: int
+    lag_epochs: int
+    lag_bytes: int
+    epochs: int
+    records: int
+    commits: int
+    refused_epochs: int
+    skips: int
+    commit_latency: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalReport:
+    """What is in a journal's directory, for people. ``damage``: empty, or one line; then ``lost_…`` says
+    what ``repair`` would give up. ``epoch_count`` and ``data_bytes`` are what can be replayed: before the
+    damage."""
+
+    identities: tuple[JournalIdentity, ...]
+    epoch_count: int
+    first_epoch: int
+    last_epoch: int
+    data_bytes: int
+    torn_bytes: int
+    size_bytes: int
+    damage: str
+    lost_first_epoch: int
+    lost_last_epoch: int
+    lost_bytes: int
+
+
+class RecoveredEpoch:
+    """An epoch that was flushed and may not be in the bucket. Its content is read when asked for, which must
+    be before it is noted as drained."""
+
+    def __init__(self, place: EpochPlace, read: "_Reader", offload: Offload) -> None:
+        self.number = place.number
+        self.data_bytes = place.data_bytes
+        self._place = place
+        self._reader = read
+        self._offload = offload
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Its changes in order, at most a MiB of data each. Raises Corrupt when they are not any more what
+        they were when the journal was opened, Unavailable when they cannot be read."""
+        found = iter(Walk(self._reader.seed, self._reader.segments, self._reader.read, self._place.place))
+
+        def step() -> Change | None:
+            record, payload, _ = next(found, (None, b"", None))
+            if record is None or record.epoch != self.number or record.kind is Kind.MARK:
+                raise Corrupt(f"the journal in {self._reader.files.place} changed while it was replayed")
+            if record.kind is Kind.WRITE:
+                return Write(record.offset, bytes(payload))
+            return None if record.kind is Kind.BARRIER else Zero(Extent(record.offset, record.length))
+
+        while (change := await self._offload(step)) is not None:
+            yield change
+
+
+@dataclass(slots=True)
+class _Pending:
+    epoch: int
+    changes: Sequence[Change]
+    done: asyncio.Future[bool]
+
+
+@dataclass(slots=True)
+class _Counts:
+    epochs: int = 0
+    records: int = 0
+    commits: int = 0
+    refused_epochs: int = 0
+    skips: int = 0
+
+
+class Journal:
+    """The journal of one attached disk, owned by one event loop: ``open`` makes one."""
+
+    def __init__(
+        self,
+        files: Files,
+        head: Head,
+        state: "_Left | None",
+        size_bytes_max: int,
+        offload: Offload,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._files = files
+        self._head = head
+        self._seed = checksum(head.salt)
+        self._size_bytes_max = size_bytes_max
+        self._segment_bytes = _segment_bytes(size_bytes_max)
+        self._offload = offload
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._names = _segment_names(size_bytes_max)
+        self._sizes = {name: size for name, size in files.sizes().items() if _SEGMENT_NAME.fullmatch(name)}
+        #: Segments with records, oldest first, each with the newest epoch in it.
+        self._segments: dict[str, int] = {}
+        self._free: list[str] = list(self._names)
+        self._tail = Tail()
+        #: Epochs that are in the journal and not known to be in the bucket, with their bytes.
+        self._lag: deque[tuple[int, int]] = deque()
+        self._drained = 0
+        #: The greatest ``drained`` that the journal itself is sure to tell after a crash.
+        self._durable_drained = 0
+        if state is not None:
+            self._take_over(state.scan)
+        self._newest_asked = self._tail.newest_epoch
+        #: Whether anything was written under this head.
+        self._is_used = state is not None
+        #: The newest epoch that was refused, until it is skipped.
+        self._refused: int | None = None
+        self._error: BucketryError | None = None
+        self._head_error: BucketryError | None = None
+        self._pending: list[_Pending] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+        self._closed = False
+        self._counts = _Counts()
+        self._latency = LatencyHistogram()
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(
+        cls,
+        files: Files,
+        identity: JournalIdentity,
+        *,
+        size_bytes_max: int,
+        offload: Offload,
+        clock: Callable[[], float] = time.perf_counter,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> tuple["Journal", list[RecoveredEpoch]]:
+        """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
+        one where there is none. ``identity`` is what the bucket says. The files never take more than
+        ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one call at a time.
+
+        Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
+        before somebody else had it; Corrupt when the journal is damaged (``repair`` cuts it there);
+        Unsupported for another version; Unavailable when the files cannot be read or written.
+        """
+        if size_bytes_max < JOURNAL_BYTES_MIN:
+            raise Invalid(f"a journal needs at least {JOURNAL_BYTES_MIN} bytes, not {size_bytes_max}")
+
+        def begin() -> tuple[Head, _Left | None]:
+            left = _look(files)
+            if left is None:
+                head = Head(1, random_bytes(_SALT_BYTES), (identity,))
+                _create_head(files, head)
+                return head, None
+            if left.has_something:
+                _check(files, left, identity)
+                _settle(files, left)
+                head = Head(left.head.counter + 1, left.head.salt, (identity,), left.scan.drained)
+            else:
+                head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,))
+            _heal_head(files, left)
+            _write_head(files, head)
+            return head, left if left.has_something else None
+
+        try:
+            head, left = await offload(lambda: _translated(files, begin))
+            journal = cls(files, head, left, size_bytes_max, offload, clock, random_bytes)
+            await offload(lambda: _translated(files, journal._trim))
+        except BaseException:
+            files.close()
+            raise
+        if left is None:
+            return journal, []
+        reader = _Reader(files, left)
+        return journal, [RecoveredEpoch(place, reader, offload) for place in left.scan.epochs]
+
+    def _take_over(self, found: Scan) -> None:
+        self._segments = dict(
+            zip((segment.name for segment in found.segments), found.newest_epochs, strict=True)
+        )
+        first = [name for name in found.free if name in self._names]
+        rest = [name for name in self._names if name not in self._segments and name not in first]
+        self._free = first + rest
+        self._tail = Tail(None, 0, found.next_sequence, found.newest_epoch)
+        self._lag.extend((epoch.number, epoch.data_bytes) for epoch in found.epochs)
+        self._drained = self._durable_drained = found.drained
+
+    def _trim(self) -> None:
+        """Remove files that a larger journal left behind, and are of no use any more."""
+        extra = [name for name in self._sizes if name not in self._segments and name not in self._names]
+        for name in extra:
+            self._files.remove(name)
+            del self._sizes[name]
+
+    @property
+    def next_epoch(self) -> int:
+        """The number that the first epoch of this attachment may have, or any greater one."""
+        return self._newest_asked + 1
+
+    async def close(self, *, empty: bool) -> None:
+        """Close the files. ``empty``: the bucket has everything, so nothing is to be replayed. Closing twice
+        is fine. Raises Unavailable when that could not be written down; the files are closed anyway."""
+        if not self._closed:
+            self._closed = True
+            await self._finish(self._close(empty))
+
+    async def _close(self, empty: bool) -> None:
+        try:
+            if self._committer is not None:
+                await asyncio.wait([self._committer])
+            async with self._lock:
+                if empty and self._is_used:
+                    await self._renew()
+        finally:
+            await self._offload(self._files.close)
+
+    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name="journal")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _finish(self, work: Coroutine[object, object, None]) -> None:
+        """Run something to its end, even when whoever waits for it is cancelled: what was half done in the
+        files and not at all in memory would be wrong later."""
+        await asyncio.shield(self._begin(work))
+
+    # -- appending -------------------------------------------------------------------------------------------
+
+    async def append(self, epoch: int, changes: Sequence[Change]) -> bool:
+        """Put what the bucket lacks of an epoch into the journal; it is durable when this returns True.
+        False: there is no room, in the bounded size or on the disk, and nothing of it is in the journal; so
+        it is for all later epochs until ``skip``. The data must not change until this returns.
+
+        Raises Unavailable when writing fails: from then on always."""
+        if self._closed:
+            raise Closed("the journal is closed")
+        if self._error is not None:
+            raise self._error
+        assert epoch > self._newest_asked, "epochs are appended in their order, each once"
+        self._newest_asked = epoch
+        if self._refused is not None:
+            self._refuse(epoch)
+            return False
+        loop = asyncio.get_running_loop()
+        pending = _Pending(epoch, changes, loop.create_future())
+        self._pending.append(pending)
+        if self._committer is None:
+            self._committer = self._begin(self._commit_pending())
+        return await pending.done
+
+    def _refuse(self, epoch: int) -> None:
+        self._refused = epoch
+        self._counts.refused_epochs += 1
+
+    async def _commit_pending(self) -> None:
+        try:
+            async with self._lock:
+                while self._pending:
+                    group, self._pending = self._pending, []
+                    await self._commit_group(group)
+        finally:
+            self._committer = None
+
+    async def _commit_group(self, group: list[_Pending]) -> None:
+        try:
+            while group:
+                count = await self._commit_some(group)
+                for pending in group[:count]:
+                    _answer(pending.done, True)
+                if not count and self._refused is not None:
+                    break
+                del group[:count]
+            for pending in group:
+                self._refuse(pending.epoch)
+                _answer(pending.done, False)
+        except BaseException as error:
+            failure = error if isinstance(error, BucketryError) else Unavailable(f"journal: {error!r}")
+            for pending in group:
+                if not pending.done.done():
+                    pending.done.set_exception(failure)
+            if failure is not error:
+                raise
+
+    async def _commit_some(self, group: list[_Pending]) -> int:
+        """Make as many of the first epochs durable as fit into one commit, and say how many. With none,
+        either room was made, or the first is refused."""
+        if self._error is not None:
+            raise self._error
+        if self._refused is not None:
+            return 0
+        if not self._has_anything() and not any(pending.changes for pending in group):
+            return len(group)  # nothing is there that could be replayed over it
+        self._recycle()
+        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free)
+        would_recycle = bool(self._recyclable(self._drained))
+        self._is_used = True
+        begun = self._clock()
+        try:
+            sizes = await self._offload(lambda: self._write_commit(commit, group, would_recycle))
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                # A sync that failed is not tried again: the kernel may have dropped what it could not write,
+                # and would call the next one a success.
+                self._error = _unavailable(self._files, error)
+                raise self._error from error
+            sizes = None
+        if sizes is None:
+            self._refused = group[0].epoch
+            return 0
+        self._latency.add(self._clock() - begun)
+        self._tail = commit.tail
+        self._durable_drained = commit.drained
+        for piece in commit.pieces:
+            if piece.begins:
+                self._free.remove(piece.segment)
+            self._segments[piece.segment] = piece.newest_epoch
+        for pending, size_bytes in zip(group, sizes, strict=False):
+            if pending.epoch > self._drained:
+                self._lag.append((pending.epoch, size_bytes))
+        self._counts.commits += 1
+        self._counts.records += commit.record_count
+        self._counts.epochs += len(sizes)
+        return len(sizes)
+
+    def _has_anything(self) -> bool:
+        """Whether after a crash anything would be replayed."""
+        return self._tail.newest_epoch > self._durable_drained
+
+    def _write_commit(
+        self, commit: Commit, group: Sequence[_Pending], would_recycle: bool
+    ) -> list[int] | None:
+        """Lay out and make durable as many epochs as fit, or else a mark if that makes room; the data bytes
+        of each epoch that is in. None: no room, and nothing was written. Raises OSError."""
+        sizes = []
+        for pending in group:
+            entries = [_entry(change) for change in pending.changes]
+            if not commit.add(pending.epoch, entries):
+                break
+            sizes.append(sum(entry.length for entry in entries if entry.data is not None))
+        if not sizes and not (would_recycle and commit.mark()):
+            return None
+        commit.finish()
+        for piece in commit.pieces:
+            if piece.begins and self._sizes.get(piece.segment) != self._segment_bytes:
+                self._files.allocate(piece.segment, self._segment_bytes)
+                self._files.sync_directory()
+                self._sizes[piece.segment] = self._segment_bytes
+        for piece in commit.pieces:
+            self._files.write(piece.segment, piece.position, piece.buffers)
+        for piece in commit.pieces:
+            self._files.sync(piece.segment)
+        return sizes
+
+    # -- space -----------------------------------------------------------------------------------------------
+
+    def note_drained(self, epoch: int) -> None:
+        """The bucket has everything up to ``epoch``. Costs nothing: the next commit writes it down."""
+        self._drained = max(self._drained, epoch)
+        while self._lag and self._lag[0][0] <= self._drained:
+            self._lag.popleft()
+
+    def _recyclable(self, drained: int) -> list[str]:
+        """The oldest segments whose epochs are all drained, but never the newest one: that it is there proves
+        that nothing is missing."""
+        found = []
+        for name, newest in list(self._segments.items())[:-1]:
+            if newest > drained:
+                break
+            found.append(name)
+        return found
+
+    def _recycle(self) -> None:
+        for name in self._recyclable(self._durable_drained):
+            del self._segments[name]
+            if name in self._names:
+                self._free.append(name)
+
+    async def skip(self, epoch: int) -> None:
+        """Everything up to ``epoch``, which is not in the journal, is in the bucket: forget all older ones,
+        durably. No later epoch may have been appended with success. Works on a broken journal too, if the
+        disk lets it.
+
+        Raises Unavailable when it could not be written down."""
+        if self._closed:
+            raise Closed("the journal is closed")
+        await self._finish(self._skip(epoch))
+
+    async def _skip(self, epoch: int) -> None:
+        async with self._lock:
+            assert epoch > self._tail.newest_epoch, "a skipped epoch is not in the journal"
+            self._newest_asked = max(self._newest_asked, epoch)
+            self.note_drained(epoch)
+            if self._is_used:
+                await self._renew()
+            self._counts.skips += 1
+            if self._refused is not None and epoch >= self._refused:
+                self._refused = None
+
+    async def _renew(self) -> None:
+        """A new head, under which all there is is void."""
+        salt = self._random_bytes(_SALT_BYTES)
+        await self._put_head(Head(self._head.counter + 1, salt, self._head.identities))
+        self._seed = checksum(salt)
+        self._is_used = False
+        self._tail = Tail()
+        self._durable_drained = self._drained
+        self._segments.clear()
+        self._free = list(self._names)
+
+    async def _put_head(self, head: Head) -> None:
+        if self._head_error is not None:
+            raise self._head_error
+        try:
+            await self._offload(lambda: _write_head(self._files, head))
+        except OSError as error:
+            self._error = self._head_error = _unavailable(self._files, error)
+            raise self._head_error from error
+        self._head = head
+
+    async def relabel(self, *identities: JournalIdentity) -> None:
+        """Whose journal this is from now on. Before the generation in the bucket is changed: the old identity
+        and the new one, so that either will do after a crash; afterwards the new one alone.
+
+        Raises Unavailable when it could not be written down."""
+        if self._closed:
+            raise Closed("the journal is closed")
+        await self._finish(self._relabel(identities))
+
+    async def _relabel(self, identities: tuple[JournalIdentity, ...]) -> None:
+        async with self._lock:
+            head = self._head
+            await self._put_head(Head(head.counter + 1, head.salt, identities, head.drained))
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def statistics(self) -> Mapping[str, object]:
+        """The fields of JournalStatistics."""
+        state = "ready" if self._refused is None else "full"
+        if self._error is not None:
+            state = "broken"
+        figures = JournalStatistics(
+            state="closed" if self._closed else state,
+            last_error="" if self._error is None else str(self._error),
+            size_bytes=HEAD_BYTES + sum(self._sizes.values()),
+            size_bytes_max=self._size_bytes_max,
+            used_bytes=sum(self._sizes.get(name, 0) for name in self._segments),
+            oldest_epoch=self._lag[0][0] if self._lag else 0,
+            lag_epochs=len(self._lag),
+            lag_bytes=sum(size_bytes for _, size_bytes in self._lag),
+            epochs=self._counts.epochs,
+            records=self._counts.records,
+            commits=self._counts.commits,
+            refused_epochs=self._counts.refused_epochs,
+            skips=self._counts.skips,
+            commit_latency=self._latency.statistics(),
+        )
+        return asdict(figures)
+
+
+# -- journals that nobody uses -------------------------------------------------------------------------------
+
+
+def inspect(files: Files) -> JournalReport | None:
+    """What is there; None: no journal. Changes nothing. Raises as ``Journal.open`` does, but for Mismatch
+    and for damage that ``repair`` can cut off."""
+    left = _translated(files, lambda: _look(files))
+    if left is None:
+        return None
+    found, damage = left.scan, left.scan.damage
+    return JournalReport(
+        identities=left.head.identities,
+        epoch_count=len(found.epochs),
+        first_epoch=found.epochs[0].number if found.epochs else 0,
+        last_epoch=found.epochs[-1].number if found.epochs else 0,
+        data_bytes=sum(epoch.data_bytes for epoch in found.epochs),
+        torn_bytes=found.torn_bytes,
+        size_bytes=sum(files.sizes().values()),
+        damage="" if damage is None else str(damage),
+        lost_first_epoch=0 if damage is None else damage.first_epoch,
+        lost_last_epoch=0 if damage is None else damage.last_epoch,
+        lost_bytes=0 if damage is None else damage.lost_bytes,
+    )
+
+
+def repair(files: Files) -> JournalReport | None:
+    """Cut a damaged journal at the damage: what comes later is lost, what comes before can be replayed.
+    Returns what ``inspect`` said before; None: there is no journal."""
+    report = inspect(files)
+    if report is not None and report.damage:
+        _translated(files, lambda: _cut(files))
+    return report
+
+
+def discard(files: Files) -> None:
+    """Remove a journal, damaged or not, with all that is in it."""
+
+    def remove() -> None:
+        ours = [name for name in files.sizes() if _SEGMENT_NAME.fullmatch(name)]
+        # The head last: segments without one are refused, not taken for a new journal.
+        for name in (*ours, _NEW_HEAD_NAME, _HEAD_NAME):
+            if name in files.sizes():
+                files.remove(name)
+        files.sync_directory()
+
+    _translated(files, remove)
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a journal's last user left."""
+
+    head: Head
+    bad_heads: list[int]
+    scan: Scan
+
+    @property
+    def has_something(self) -> bool:
+        return bool(self.scan.epochs) or self.scan.damage is not None
+
+
+class _Reader:
+    """How recovered epochs are read."""
+
+    def __init__(self, files: Files, left: _Left) -> None:
+        self.files = files
+        self.seed = checksum(left.head.salt)
+        self.segments = left.scan.segments
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        return _translated(self.files, lambda: self.files.read(name, offset, length))
+
+
+def _look(files: Files) -> _Left | None:
+    sizes = files.sizes()
+    segments = [SegmentFile(name, sizes[name]) for name in sorted(sizes) if _SEGMENT_NAME.fullmatch(name)]
+    if _HEAD_NAME not in sizes:
+        if segments:
+            raise Corrupt(f"the journal in {files.place} has lost its head: nothing in it can be read")
+        return None
+    try:
+        head, bad_heads = decode_head(files.read(_HEAD_NAME, 0, HEAD_BYTES))
+        for name, _ in segments:
+            if is_foreign(files.read(name, 0, PAGE_BYTES)):
+                raise Corrupt(f"has a file {name} that is none of its own, or is damaged")
+        found = scan(head, segments, files.read)
+    except (Corrupt, Unsupported) as error:
+        raise type(error)(f"the journal in {files.place} {error}") from None
+    return _Left(head, bad_heads, found)
+
+
+def _check(files: Files, left: _Left, identity: JournalIdentity) -> None:
+    if identity not in left.head.identities:
+        raise Mismatch(_mismatch(files, left, identity))
+    if left.scan.damage is not None:
+        raise Corrupt(_damage_line(files, left.scan.damage))
+
+
+def _settle(files: Files, left: _Left) -> None:
+    """Make certain what was found, before anybody relies on it: after a mere kill it may not be durable."""
+    for name in left.scan.beyond:
+        files.remove(name)
+    for segment in left.scan.segments:
+        files.sync(segment.name)
+    files.sync_directory()
+
+
+def _cut(files: Files) -> None:
+    left = _look(files)
+    assert left is not None
+    damage = left.scan.damage
+    assert damage is not None
+    keep = [segment.name for segment in left.scan.segments]
+    if damage.segment in keep:
+        keep = keep[: keep.index(damage.segment) + 1]
+    for name in files.sizes():
+        if _SEGMENT_NAME.fullmatch(name) and name not in keep and name != damage.segment:
+            files.remove(name)
+    files.sync_directory()
+    files.allocate(damage.segment, damage.position)
+    files.sync(damage.segment)
+
+
+def _create_head(files: Files, head: Head) -> None:
+    page = encode_head(head)
+    files.allocate(_NEW_HEAD_NAME, HEAD_BYTES)
+    files.write(_NEW_HEAD_NAME, 0, [page, page])
+    files.sync(_NEW_HEAD_NAME)
+    files.rename(_NEW_HEAD_NAME, _HEAD_NAME)
+    files.sync_directory()
+
+
+def _heal_head(files: Files, left: _Left) -> None:
+    """Before another head is written both copies must be whole, for that is done one after the other."""
+    for offset in left.bad_heads:
+        files.write(_HEAD_NAME, offset, [encode_head(left.head)])
+        files.sync(_HEAD_NAME)
+
+
+def _write_head(files: Files, head: Head) -> None:
+    """One copy after the other: at any moment one is whole. In the end both say the same, so that damage to
+    one does not bring back what the older head stood for."""
+    page = encode_head(head)
+    for offset in (PAGE_BYTES, 0):
+        files.write(_HEAD_NAME, offset, [page])
+        files.sync(_HEAD_NAME)
+
+
+def _segment_bytes(size_bytes_max: int) -> int:
+    share = (size_bytes_max - HEAD_BYTES) // _SEGMENT_COUNT // PAGE_BYTES * PAGE_BYTES
+    return min(share, _SEGMENT_BYTES_MAX)
+
+
+def _segment_names(size_bytes_max: int) -> list[str]:
+    count = (size_bytes_max - HEAD_BYTES) // _segment_bytes(size_bytes_max)
+    return [f"segment-{index:04d}" for index in range(count)]
+
+
+def _entry(change: Change) -> Entry:
+    if isinstance(change, Write):
+        return Entry(change.offset, len(change.data), change.data)
+    return Entry(change.extent.offset, change.extent.length, None)
+
+
+def _answer(done: asyncio.Future[bool], answer: bool) -> None:
+    if not done.done():  # whoever asked may have been cancelled
+        done.set_result(answer)
+
+
+def _unavailable(files: Files, error: OSError) -> Unavailable:
+    return Unavailable(f"the journal in {files.place}: {error.strerror or error}")
+
+
+def _translated(files: Files, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as error:
+        raise _unavailable(files, error) from error
+
+
+def _mismatch(files: Files, left: _Left, identity: JournalIdentity) -> str:
+    theirs = left.head.identities[-1]
+    what = (
+        f"{len(left.scan.epochs)} flushes, {sum(epoch.data_bytes for epoch in left.scan.epochs)} bytes, "
+        "that may not be in its bucket"
+    )
+    if left.scan.damage is not None:
+        what += ", and is damaged"
+    advice = "attach that one with it, take another cache directory, or discard the journal"
+    if theirs.volume == identity.volume:
+        advice = "somebody else has had the volume since; replay it with force or discard it"
+    return f"the journal in {files.place} is that of {theirs}, not of {identity}. It holds {what}: {advice}"
+
+
+def _damage_line(files: Files, damage: Damage) -> str:
+    return f"the journal in {files.place} is {damage}. Repairing it gives them up"
