@@ -55,6 +55,8 @@ def check_content_md5(value: str | None, body: BytesLike) -> bytes | None:
     if value is None:
         return None
     expected = _decode(value, 16)
+    if expected is None:
+        raise S3Error("InvalidDigest")
     actual = md5(body)
     if actual != expected:
         raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.")
@@ -72,7 +74,10 @@ def check_checksums(headers: Mapping[str, str], body: BytesLike) -> dict[str, st
         if compute is None:
             raise S3Error("NotImplemented", f"Checksums by {algorithm} are not implemented.")
         actual = compute(body)
-        if _decode(value, len(actual)) != actual:
+        expected = _decode(value, len(actual))
+        if expected is None:
+            raise S3Error("InvalidRequest", f"Value for {name} header is invalid.")
+        if expected != actual:
             raise S3Error(
                 "BadDigest", f"The {algorithm.upper()} you specified did not match the calculated checksum."
             )
@@ -106,11 +111,9 @@ class Etags:
         return f'"{digest}-{len(etags)}"'
 
 
-def _decode(value: str, size: int) -> bytes:
+def _decode(value: str, size: int) -> bytes | None:
     try:
         decoded = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        decoded = b""
-    if len(decoded) != size:
-        raise S3Error("InvalidDigest")
-    return decoded
+        return None
+    return decoded if len(decoded) == size else None

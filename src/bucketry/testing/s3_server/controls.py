@@ -79,6 +79,10 @@ class Controls(ABC):
         """No planned faults and no rates any more."""
         self.command("clear_faults", {})
 
+    def release_stalls(self) -> None:
+        """Requests that stall now go on."""
+        self.command("release_stalls", {})
+
     def begin_outage(self, kind: Outage = Outage.REFUSE) -> None:
         """The server is away. With REFUSE, connections are reset and new ones refused; with HANG, they are
         taken and never answered."""

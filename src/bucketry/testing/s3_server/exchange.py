@@ -11,6 +11,7 @@ a task takes it along its way.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 
 from bucketry.core.bytes_like import BytesLike
@@ -49,6 +50,7 @@ class Exchange:
         self.ledger = Ledger()
         self.plan = FaultPlan()
         self.hangs = False
+        self._stalls_end = asyncio.Event()
         self._line = NO_LINE
         self._up = self._down = Pace(None)
 
@@ -56,6 +58,11 @@ class Exchange:
         """From now on the line is like this."""
         self._line = line
         self._up, self._down = Pace(line.total_bytes_per_second), Pace(line.total_bytes_per_second)
+
+    def release_stalls(self) -> None:
+        """Those that stall now go on."""
+        self._stalls_end.set()
+        self._stalls_end = asyncio.Event()
 
     def serve(self, request: Request, connection: Connection) -> None:
         """Called by a connection with each request."""
@@ -191,7 +198,8 @@ class Exchange:
     async def _stall(self, faults: Sequence[Fault], at: StallAt) -> None:
         for fault in faults:
             if isinstance(fault, Stall) and fault.at is at:
-                await asyncio.sleep(fault.seconds)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stalls_end.wait(), fault.seconds)
 
     def _flipped(self, body: BytesLike) -> BytesLike:
         if not len(body):

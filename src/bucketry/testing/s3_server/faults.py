@@ -78,13 +78,13 @@ class StallAt(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing happens for so long; then it goes on."""
+    """Nothing happens for so long, or until stalls are released (None: only then); then it goes on."""
 
-    seconds: float
+    seconds: float | None = None
     at: StallAt = StallAt.ANSWER
 
     def __post_init__(self) -> None:
-        if not self.seconds >= 0:
+        if self.seconds is not None and not self.seconds >= 0:
             raise ValueError(f"seconds {self.seconds} is not 0 or more")
 
 

@@ -38,6 +38,7 @@ class RunningServer:
             "plan": lambda **fields: self.exchange.plan.add(decode_rule(fields)),
             "set_fault_rates": lambda rates, seed: self.exchange.plan.set_rates(FaultRates(**rates), seed),
             "clear_faults": self.exchange.plan.clear,
+            "release_stalls": self.exchange.release_stalls,
             "begin_outage": self._begin_outage,
             "end_outage": self._end_outage,
             "set_line": self._set_line,
