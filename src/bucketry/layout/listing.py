@@ -52,6 +52,18 @@ async def list_blocks(
             yield blocks
 
 
+async def list_blocks_between(
+    bucket: Bucket, names: BlockNames, first: int, stop: int
+) -> AsyncGenerator[list[int], None]:
+    """Pages of the numbers of the blocks from ``first`` to before ``stop`` that are stored; none is empty."""
+    # Hashed names are spread over all leads, others lead with the number itself.
+    pages = list_blocks(bucket, names) if names.hash_prefix else _list_range(bucket, names, first, stop)
+    async with aclosing(pages):
+        async for page in pages:
+            if blocks := [block for block, _ in page if first <= block < stop]:
+                yield blocks
+
+
 async def _list_range(
     bucket: Bucket, names: BlockNames, first: int, stop: int
 ) -> AsyncGenerator[list[Found], None]:

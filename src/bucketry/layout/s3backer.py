@@ -13,12 +13,11 @@ from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
+from bucketry.layout.block_0 import geometry_metadata
 from bucketry.layout.interface import BatchShape, Change, Stored, Tag, Tagged, Zero
 from bucketry.layout.listing import list_blocks
 from bucketry.layout.together import together
 
-BLOCK_SIZE_NAME = "s3backer-blocksize"
-VOLUME_SIZE_NAME = "s3backer-filesize"
 CONTENT_TYPE = "application/x-s3backer-block"
 #: As many keys as one request can delete.
 _ZEROS_MAX = 1000
@@ -52,11 +51,7 @@ class S3backerLayout:
             in_flight_max=in_flight_max,
         )
         self._zeros = bytes(geometry.block_size_bytes)
-        #: s3backer takes the geometry of a volume from here, and only from here.
-        self._metadata_of_block_0 = {
-            BLOCK_SIZE_NAME: str(geometry.block_size_bytes),
-            VOLUME_SIZE_NAME: str(geometry.size_bytes),
-        }
+        self._metadata_of_block_0 = geometry_metadata(geometry)
         self._blocks_read = 0
         self._absent_blocks_read = 0
         self._blocks_written = 0

@@ -16,6 +16,7 @@ from bucketry.core.geometry import Geometry
 from bucketry.core.names import SUPERBLOCK_NAME
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, Unsupported
 from bucketry.layout.put_new import put_new
+from bucketry.layout.put_over import put_over
 from bucketry.settings import CIPHER_KEY_BYTES, VolumeFormat
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class Superblock:
     password_check: str | None
     created: str
     created_by: str
+    #: A resize has begun and not ended: block 0 may still say this size.
+    resized_from_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not _VOLUME_ID.fullmatch(self.volume_id):
@@ -55,6 +58,15 @@ class Superblock:
         if self.password_check is not None and not _CHECK.fullmatch(self.password_check):
             raise Invalid("the password check is not 40 hexadecimal digits")
         Geometry(self.format.size_bytes, self.format.block_size_bytes)
+        if self.resized_from_bytes is not None:
+            Geometry(self.resized_from_bytes, self.format.block_size_bytes)
+
+    @property
+    def resized_from(self) -> Geometry | None:
+        """What block 0 may say instead of the geometry, if anything."""
+        if self.resized_from_bytes is None:
+            return None
+        return Geometry(self.resized_from_bytes, self.format.block_size_bytes)
 
 
 def encode(superblock: Superblock) -> bytes:
@@ -68,7 +80,7 @@ def encode(superblock: Superblock) -> bytes:
             "salt": superblock.salt,
             "password_check": superblock.password_check,
         }
-    fields = {
+    fields: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "requires": [],
@@ -83,6 +95,8 @@ def encode(superblock: Superblock) -> bytes:
         "created": superblock.created,
         "created_by": superblock.created_by,
     }
+    if superblock.resized_from_bytes is not None:
+        fields["resized_from_bytes"] = superblock.resized_from_bytes
     return json.dumps(fields, indent=2).encode() + b"\n"
 
 
@@ -126,6 +140,7 @@ def decode(body: bytes) -> Superblock:
             password_check=encryption.text("password_check") if encryption else None,
             created=fields.text("created"),
             created_by=writer,
+            resized_from_bytes=fields.number_if_any("resized_from_bytes"),
         )
     except Invalid as error:
         raise Corrupt(str(error)) from error
@@ -133,6 +148,12 @@ def decode(body: bytes) -> Superblock:
 
 async def read_superblock(bucket: Bucket, prefix: str) -> Superblock | None:
     """The superblock under ``prefix``, None where there is none. Raises as ``decode``, naming the object."""
+    found = await find_superblock(bucket, prefix)
+    return None if found is None else found[0]
+
+
+async def find_superblock(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
+    """The same with its ETag."""
     key = prefix + SUPERBLOCK_NAME
     try:
         found = await bucket.get(key, byte_range=ByteRange(0, SIZE_MAX + 1))
@@ -141,7 +162,7 @@ async def read_superblock(bucket: Bucket, prefix: str) -> Superblock | None:
     except NotFound:
         return None
     try:
-        return decode(bytes(found.data))
+        return decode(bytes(found.data)), found.info.etag
     except (Corrupt, Unsupported) as error:
         raise type(error)(f"superblock {key} in {bucket.url}: {error}") from error
 
@@ -152,6 +173,13 @@ async def write_superblock(
     """Raises AlreadyExists where one is, unless it is to be replaced."""
     key = prefix + SUPERBLOCK_NAME
     await put_new(bucket, key, encode(superblock), Attributes(content_type=CONTENT_TYPE), replace=replace)
+
+
+async def rewrite_superblock(bucket: Bucket, prefix: str, superblock: Superblock, etag: str) -> str:
+    """Put it in place of the one with this ETag; returns the new one. Raises PreconditionFailed when that has
+    been changed."""
+    attributes = Attributes(content_type=CONTENT_TYPE)
+    return await put_over(bucket, prefix + SUPERBLOCK_NAME, encode(superblock), attributes, etag)
 
 
 def _parse(body: bytes) -> object:
@@ -194,6 +222,10 @@ class _Fields:
 
     def optional_number(self, name: str) -> int | None:
         return None if self._is_null(name) else self.number(name)
+
+    def number_if_any(self, name: str) -> int | None:
+        """Of a field that is rarely there."""
+        return self.number(name) if name in self._value else None
 
     def optional_fields(self, name: str) -> "_Fields | None":
         return None if self._is_null(name) else _Fields(self._value[name], f"{name}.")

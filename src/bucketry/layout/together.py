@@ -1,7 +1,8 @@
 """Several requests at once, of which none is left under way."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -17,3 +18,32 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return cast("list[T]", results)
+
+
+async def few_at_once(
+    work: AsyncGenerator[Coroutine[Any, Any, T], None], count_max: int
+) -> AsyncGenerator[T, None]:
+    """The results as they come, in no particular order, at most ``count_max`` being worked for at a time.
+
+    After the first error, and when it is left early, what is under way is cancelled.
+    """
+    running: set[asyncio.Task[T]] = set()
+    done: set[asyncio.Task[T]] = set()
+    try:
+        async with aclosing(work):
+            more = True
+            while more or running:
+                while more and len(running) < count_max:
+                    coroutine = await anext(work, None)
+                    if coroutine is None:
+                        more = False
+                    else:
+                        running.add(asyncio.ensure_future(coroutine))
+                if running:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                while done:
+                    yield done.pop().result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, *done, return_exceptions=True)

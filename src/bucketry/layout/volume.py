@@ -4,8 +4,6 @@ What a volume says of itself comes from its superblock; without one, it is s3bac
 with block 0, its encryption with any block, and the rest is asked of the caller.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bucketry.bucket.interface import Bucket, ObjectInfo
@@ -30,8 +28,9 @@ from bucketry.errors import (
     NotFound,
     WrongPassword,
 )
+from bucketry.layout.block_0 import stored_geometry
 from bucketry.layout.listing import closing_pages
-from bucketry.layout.s3backer import BLOCK_SIZE_NAME, VOLUME_SIZE_NAME, S3backerLayout
+from bucketry.layout.s3backer import S3backerLayout
 from bucketry.layout.superblock import Superblock, read_superblock, write_superblock
 from bucketry.settings import COMPRESSIONS, Secret, VolumeFormat, VolumeSettings
 
@@ -40,7 +39,6 @@ _DEFAULT_BLOCK_SIZE = 4096
 _DEFAULT_CIPHER = "AES-128-CBC"
 #: Pages of other names, at 1000 each, that are passed over in search of a block.
 _SEARCH_PAGES_MAX = 20
-_DECIMAL = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +80,25 @@ def s3backer_salt(bucket_name: str, prefix: str) -> str:
 
 
 async def detect(
-    bucket: Bucket, prefix: str, asked: VolumeSettings, *, salt: str, allow_empty: bool = False
+    bucket: Bucket,
+    prefix: str,
+    asked: VolumeSettings,
+    *,
+    salt: str,
+    allow_empty: bool = False,
+    compare: bool = True,
 ) -> Volume:
     """What lies under ``prefix``; needs no password and changes nothing.
 
     ``salt`` is that of volumes without a superblock. ``allow_empty``: where nothing is, an s3backer volume
-    as asked. Raises NotFound where no volume is, Mismatch when it is not as asked, Invalid when something
-    must be told to open it, Corrupt and Unsupported when it cannot be understood.
+    as asked. ``compare``: block 0 must say the same as the superblock. Raises NotFound where no volume is,
+    Mismatch when it is not as asked, Invalid when something must be told to open it, Corrupt and Unsupported
+    when it cannot be understood.
     """
     where = f"{bucket.url}/{prefix}"
     superblock = await read_superblock(bucket, prefix)
     if superblock is not None:
-        return await _detect_ours(bucket, prefix, asked, superblock, where)
+        return await _detect_ours(bucket, prefix, asked, superblock, where, compare=compare)
     sample = await _find_sample(bucket, prefix, asked.block_hash_prefix)
     if sample is None and asked.block_hash_prefix is not None:
         other = await _find_sample(bucket, prefix, not asked.block_hash_prefix)
@@ -108,7 +113,7 @@ async def detect(
 
 
 async def _detect_ours(
-    bucket: Bucket, prefix: str, asked: VolumeSettings, superblock: Superblock, where: str
+    bucket: Bucket, prefix: str, asked: VolumeSettings, superblock: Superblock, where: str, *, compare: bool
 ) -> Volume:
     found = superblock.format
     _check("hash prefixes are", found.block_hash_prefix, asked.block_hash_prefix, where)
@@ -117,11 +122,10 @@ async def _detect_ours(
     _check("the key length is", found.key_length, asked.key_length, where)
     size_bytes = _choose("the size is", found.size_bytes, asked.size_bytes, where, force=asked.force)
     names = BlockNames(prefix, BLOCK_COUNT_MAX, found.block_hash_prefix)
-    block_0 = await _head(bucket, names.key(0))
-    stored = _stored_geometry(block_0)
-    if stored is not None and not asked.force:
+    if compare and not asked.force:
+        stored = stored_geometry(await _head(bucket, names.key(0)))
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
-        if stored != sizes:
+        if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
                 f"{where}: the superblock says {sizes.size_bytes} bytes in blocks of "
                 f"{sizes.block_size_bytes}, block 0 says {stored.size_bytes} in blocks of "
@@ -151,7 +155,7 @@ def _our_volume(prefix: str, superblock: Superblock) -> Volume:
 def _detect_s3backers(
     prefix: str, asked: VolumeSettings, sample: _Sample | None, salt: str, where: str
 ) -> Volume:
-    stored = _stored_geometry(sample.info) if sample is not None and sample.block == 0 else None
+    stored = stored_geometry(sample.info) if sample is not None and sample.block == 0 else None
     codings = Codings(None, None)
     if sample is not None:
         try:
@@ -216,25 +220,6 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
         raise
     except NotFound:
         return None
-
-
-def _stored_geometry(block_0: ObjectInfo | None) -> Geometry | None:
-    """What block 0 says; None when it says nothing, or nothing that s3backer would take."""
-    if block_0 is None:
-        return None
-    size_bytes = _decimal(block_0.attributes.metadata, VOLUME_SIZE_NAME)
-    block_size = _decimal(block_0.attributes.metadata, BLOCK_SIZE_NAME)
-    if not size_bytes or not block_size:
-        return None
-    try:
-        return Geometry(size_bytes, block_size)
-    except Invalid as error:
-        raise Corrupt(f"{block_0.key}: {error}") from error
-
-
-def _decimal(metadata: Mapping[str, str], name: str) -> int:
-    text = metadata.get(name, "")
-    return int(text) if _DECIMAL.fullmatch(text) else 0
 
 
 async def _find_sample(bucket: Bucket, prefix: str, hash_prefix: bool | None) -> _Sample | None:

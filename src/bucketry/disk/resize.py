@@ -1,0 +1,195 @@
+"""Another size for a volume that nobody has attached.
+
+The order is such that after a crash at any point the volume opens, with the old size or the new one, and
+whatever lies before both ends is as it was:
+
+* growing: what is stored beyond the old end (a shrink that was cut short, another program) would come into
+  view, so it goes first; then the size changes;
+* shrinking: the size changes first; from then on nobody sees what is beyond the new end, and it is deleted.
+
+A crash leaves blocks beyond the end at worst. The same command, once more, deletes them.
+"""
+
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from bucketry.codec.offload import Offload
+from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
+from bucketry.core.names import BlockNames
+from bucketry.core.priority import Priority
+from bucketry.core.zeros import is_zero
+from bucketry.disk import holding
+from bucketry.disk.holding import Place
+from bucketry.errors import AlreadyExists, Busy, Corrupt, Invalid, Mismatch, WrongPassword
+from bucketry.layout import volume
+from bucketry.layout.interface import Layout
+from bucketry.layout.listing import list_blocks_between
+from bucketry.layout.resize import set_size
+from bucketry.layout.superblock import read_superblock
+from bucketry.layout.together import few_at_once
+from bucketry.layout.volume import Volume
+from bucketry.settings import VolumeSettings
+
+#: Keys in one request of a bulk delete: what S3 allows.
+_DELETE_BATCH = 1000
+#: Bulk deletes under way at once. S3 takes most of a second for one.
+_DELETES_MAX = 4
+#: Live blocks are counted so far: nobody needs to know how many more a shrink would cut, and each is read for
+#: it.
+_LIVE_COUNT_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeStep:
+    """``deleted_count`` of ``delete_count`` blocks beyond the end have gone."""
+
+    before_bytes: int
+    after_bytes: int
+    deleted_count: int
+    delete_count: int
+
+
+async def resize(
+    place: Place, asked: VolumeSettings, size_bytes: int, *, offload: Offload, in_flight_max: int
+) -> AsyncGenerator[ResizeStep, None]:
+    """Give the volume ``size_bytes``; yields how far it is. What ``asked`` says of the size counts for
+    nothing.
+
+    Raises AlreadyExists when that would delete blocks that are not zero, unless ``asked.force``; Invalid for
+    a size that cannot be, Busy when somebody holds the volume, WrongPassword when blocks must be read and
+    cannot.
+    """
+    asked = replace(asked, size_bytes=None)
+    await _check(place, asked, size_bytes)
+    try:
+        async with holding.held(place, force=False):
+            # Once more: until now somebody else might have changed it.
+            found, geometry = await _check(place, asked, size_bytes)
+            old_count, new_count = found.geometry.block_count, geometry.block_count
+            grows = new_count > old_count
+            first, stop = (old_count, new_count) if grows else (new_count, BLOCK_COUNT_MAX)
+            beyond = _Beyond(place, found, first, stop)
+            delete_count = await beyond.count()
+            if delete_count and not asked.force:
+                live = await beyond.count_live(asked, offload, in_flight_max)
+                if live:
+                    raise AlreadyExists(_refusal(place, live, grows=grows))
+            if not grows:
+                await set_size(place.bucket, found, geometry)
+            step = ResizeStep(found.geometry.size_bytes, geometry.size_bytes, 0, delete_count)
+            if delete_count:
+                async with aclosing(beyond.delete()) as batches:
+                    async for count in batches:
+                        step = replace(step, deleted_count=step.deleted_count + count)
+                        yield step
+            if grows:
+                if delete_count and await beyond.count():
+                    raise Busy(f"{place.url}: somebody writes blocks beyond the end")
+                await set_size(place.bucket, found, geometry)
+            yield step
+    except Busy as error:
+        raise Busy(f"{error}; a disk is resized while nobody has it attached") from error
+
+
+async def _check(place: Place, asked: VolumeSettings, size_bytes: int) -> tuple[Volume, Geometry]:
+    """The volume, and what it shall be."""
+    try:
+        found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
+    except Mismatch:
+        raise
+    except Invalid as error:
+        if await read_superblock(place.bucket, place.prefix) is not None:
+            raise
+        raise Invalid(
+            f"{place.url}: an s3backer volume says its size on block 0, which does not say it here: there is "
+            "nothing to change; give the new size when you attach it"
+        ) from error
+    return found, Geometry(size_bytes, found.format.block_size_bytes)
+
+
+def _refusal(place: Place, live: int, *, grows: bool) -> str:
+    blocks = "one block is" if live == 1 else f"{live} blocks are"
+    if live == _LIVE_COUNT_MAX:
+        blocks = f"{live} or more blocks are"
+    if grows:
+        return (
+            f"{place.url}: {blocks} stored beyond the end, from an earlier and larger size, and would come "
+            "back; --force deletes them"
+        )
+    return f"{place.url}: {blocks} not zero beyond the new end; --force deletes them"
+
+
+class _Beyond:
+    """The blocks that are stored from ``first`` to before ``stop``, whatever the volume's size."""
+
+    def __init__(self, place: Place, found: Volume, first: int, stop: int) -> None:
+        self._bucket = place.bucket
+        block_size = found.format.block_size_bytes
+        self._everything = replace(
+            found, format=replace(found.format, size_bytes=BLOCK_COUNT_MAX * block_size)
+        )
+        self._first = first
+        self._stop = stop
+
+    @property
+    def _names(self) -> BlockNames:
+        return self._everything.names
+
+    def _pages(self) -> AsyncGenerator[list[int], None]:
+        return list_blocks_between(self._bucket, self._names, self._first, self._stop)
+
+    async def count(self) -> int:
+        count = 0
+        async with aclosing(self._pages()) as pages:
+            async for blocks in pages:
+                count += len(blocks)
+        return count
+
+    async def count_live(self, asked: VolumeSettings, offload: Offload, in_flight_max: int) -> int:
+        """How many of them are not zero, up to _LIVE_COUNT_MAX. One that cannot be read counts."""
+        cipher = await volume.unlock(self._bucket, self._everything, asked.password)
+        layout = volume.open_layout(
+            self._bucket, self._everything, cipher, offload=offload, in_flight_max=in_flight_max
+        )
+        live = 0
+        async with aclosing(few_at_once(self._looks(layout), in_flight_max)) as results:
+            async for is_live in results:
+                live += is_live
+                if live == _LIVE_COUNT_MAX:
+                    break
+        return live
+
+    async def _looks(self, layout: Layout) -> AsyncGenerator[Coroutine[object, object, bool], None]:
+        async with aclosing(self._pages()) as pages:
+            async for blocks in pages:
+                for block in blocks:
+                    yield self._is_live(layout, block)
+
+    async def _is_live(self, layout: Layout, block: int) -> bool:
+        try:
+            data = await layout.read(self._everything.geometry.extent(block))
+        except (Corrupt, WrongPassword):
+            return True
+        return data is not None and not is_zero(data)
+
+    async def delete(self) -> AsyncGenerator[int, None]:
+        """Delete them; yields how many each request took."""
+        async with aclosing(few_at_once(self._deletes(), _DELETES_MAX)) as counts:
+            async for count in counts:
+                yield count
+
+    async def _deletes(self) -> AsyncGenerator[Coroutine[object, object, int], None]:
+        keys: list[str] = []
+        async with aclosing(self._pages()) as pages:
+            async for blocks in pages:
+                keys += map(self._names.key, blocks)
+                while len(keys) >= _DELETE_BATCH:
+                    yield self._delete(keys[:_DELETE_BATCH])
+                    del keys[:_DELETE_BATCH]
+        if keys:
+            yield self._delete(keys)
+
+    async def _delete(self, keys: list[str]) -> int:
+        await self._bucket.delete_many(keys, priority=Priority.UPLOAD)
+        return len(keys)

@@ -1,0 +1,50 @@
+"""Changing the size that a volume says of itself, so that it opens at every moment in between."""
+
+from dataclasses import replace
+
+from bucketry.bucket.interface import Bucket
+from bucketry.core.geometry import Geometry
+from bucketry.errors import Corrupt, Invalid, NotFound
+from bucketry.layout.block_0 import head_block_0, rewrite_geometry, stored_geometry
+from bucketry.layout.superblock import find_superblock, rewrite_superblock
+from bucketry.layout.volume import Volume
+
+
+async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
+    """Make superblock and block 0 say ``geometry``, whose block size is the volume's. Whoever calls holds the
+    volume.
+
+    Where both exist there are three puts: a superblock of the new size that says which one block 0 still has,
+    block 0, and the superblock without that. After the first the volume has its new size, whatever happens
+    then.
+
+    Raises Invalid for an s3backer volume whose block 0 is not stored, PreconditionFailed when somebody else
+    writes the superblock.
+    """
+    where = f"{bucket.url}/{volume.prefix}"
+    if volume.kind == "s3backer":
+        if not await rewrite_geometry(bucket, volume.names, geometry):
+            raise Invalid(
+                f"{where}: an s3backer volume says its size on block 0, which is zero and not stored: "
+                "there is nothing to change; give the new size when you attach it"
+            )
+        return
+    found = await find_superblock(bucket, volume.prefix)
+    if found is None:
+        raise NotFound(f"{where}: the superblock has gone")
+    superblock, etag = found
+    wanted = replace(
+        superblock,
+        format=replace(superblock.format, size_bytes=geometry.size_bytes),
+        resized_from_bytes=None,
+    )
+    try:
+        told = stored_geometry(await head_block_0(bucket, volume.names))
+    except Corrupt:
+        told = None  # it is about to be put right
+    if told is not None and told != geometry and told.block_size_bytes == geometry.block_size_bytes:
+        superblock = replace(wanted, resized_from_bytes=told.size_bytes)
+        etag = await rewrite_superblock(bucket, volume.prefix, superblock, etag)
+    await rewrite_geometry(bucket, volume.names, geometry)
+    if superblock != wanted:
+        await rewrite_superblock(bucket, volume.prefix, wanted, etag)
