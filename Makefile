@@ -30,7 +30,8 @@ $(VENV)/stamp-check: $(VENV)/stamp-run
 	@touch $@
 
 .cache/azurite/stamp-$(AZURITE_VERSION):
-	npm install --prefix .cache/azurite --no-audit --no-fund --loglevel=error azurite@$(AZURITE_VERSION)
+	npm install --prefix .cache/azurite --no-audit --no-fund --loglevel=error \
+		--fetch-retries=5 --fetch-timeout=60000 azurite@$(AZURITE_VERSION)
 	@touch $@
 
 .PHONY: venv
