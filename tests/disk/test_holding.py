@@ -11,7 +11,7 @@ from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
-from bucketry.disk.lease_keeper import this_process
+from bucketry.disk.machine import this_process
 from bucketry.errors import Busy, Corrupt
 
 ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)

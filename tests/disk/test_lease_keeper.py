@@ -2,9 +2,6 @@
 virtual time."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +11,7 @@ from bucketry.bucket.interface import Bucket, IfAbsent
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.core.lease import DURATION_SECONDS, RENEW_SECONDS, SAFE_SECONDS, Holder
 from bucketry.core.names import LEASE_NAME
-from bucketry.disk.lease_keeper import LeaseKeeper, has_ended, read_lease, this_process
+from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
 from bucketry.errors import Busy, Corrupt, Fenced, Unsupported
 from bucketry.testing.faulty_bucket import FaultyBucket
 from bucketry.testing.virtual_time import on_virtual_time
@@ -197,20 +194,3 @@ async def test_a_shut_fence_lets_reads_through_and_nothing_else() -> None:
     fence.guard_with(None)
     await bucket.delete("a")
     assert not store.objects
-
-
-def test_a_process_of_this_machine_that_has_ended_is_known() -> None:
-    """We have not ended; a child that was waited for has; one of another machine, or name space, may live."""
-    me = this_process(1)
-    assert me.pid == os.getpid()
-    assert not has_ended(me)
-    child = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
-    gone = Holder(host=me.host, boot_id=me.boot_id, pid=int(child.stdout), start_time=1, token=1)
-    assert has_ended(gone)
-    assert has_ended(
-        Holder(host=me.host, boot_id=me.boot_id, pid=me.pid, start_time=me.start_time + 1, token=1)
-    )
-    for host, boot_id in (("elsewhere", me.boot_id), (me.host, "another boot"), (me.host, "")):
-        assert not has_ended(Holder(host=host, boot_id=boot_id, pid=gone.pid, start_time=1, token=1))

@@ -176,3 +176,32 @@ def test_a_seed_is_one_course_of_events() -> None:
 
     assert run_virtual(course(1)) == run_virtual(course(1))
     assert run_virtual(course(1)) != run_virtual(course(2))
+
+
+@on_virtual_time
+async def test_a_stale_listing_shows_the_store_as_it_was_when_it_began() -> None:
+    """What is put and deleted while a stale listing is under way is not seen in it; a usual one sees it."""
+    for stale, expected in ((1.0, ["a", "b"]), (0.0, ["b", "c"])):
+        bucket = FaultyBucket(
+            MemoryBucket(), rates=FaultRates(stale_list=stale, delay_min_seconds=2.0, delay_max_seconds=2.0)
+        )
+        async with asyncio.TaskGroup() as group:
+            for key in "ab":
+                group.create_task(bucket.put(key, b"x"))
+        listing = asyncio.create_task(keys(bucket))
+        await asyncio.sleep(0.5)
+        bucket.rates = FaultRates()
+        await bucket.put("c", b"x")
+        await bucket.delete("a")
+        assert await listing == expected
+
+
+@on_virtual_time
+async def test_a_stall_is_a_delay_on_top() -> None:
+    """With ``stall`` 1 every request takes longer than the usual delay, by up to the time given."""
+    rates = FaultRates(delay_min_seconds=1.0, delay_max_seconds=1.0, stall=1.0, stall_max_seconds=8.0)
+    bucket = FaultyBucket(MemoryBucket(), rates=rates)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await bucket.put("a", b"x")
+    assert 1.0 < loop.time() - began <= 9.0

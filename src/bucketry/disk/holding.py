@@ -1,16 +1,15 @@
 """The right to write to a volume: its lease and s3backer's mount token, taken together and given back
 together."""
 
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket
 from bucketry.core.lease import Lease
-from bucketry.disk.lease_keeper import LeaseKeeper, has_ended, read_lease, this_process
+from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
+from bucketry.disk.machine import Machine, ThisMachine
 from bucketry.errors import Busy, Fenced, Unfinished
 from bucketry.layout import mount_token
 from bucketry.layout.mount_token import MountToken
@@ -20,13 +19,14 @@ from bucketry.layout.mount_token import MountToken
 class Place:
     """Where a volume lies. ``bucket`` is for its blocks, and changes nothing unless ``fence`` lets it;
     ``control`` is the same bucket for lease and token, past the fence and past the queues. ``salt`` is what
-    the volume's keys are derived with, when it does not say so itself."""
+    the volume's keys are derived with, when it does not say so itself. ``machine`` is from where we come."""
 
     bucket: Bucket
     control: Bucket
     fence: Fence
     prefix: str
     salt: str
+    machine: Machine = field(default_factory=ThisMachine)
 
     @property
     def url(self) -> str:
@@ -64,9 +64,8 @@ async def look(place: Place) -> Holding:
     """Who may write to the volume now. Raises Corrupt or Unsupported when its lease cannot be understood."""
     lease, _ = await read_lease(place.control, place.prefix)
     token = await mount_token.read_token(place.control, place.prefix)
-    return Holding(
-        lease, token, has_ended=lease is not None and lease.holder is not None and has_ended(lease.holder)
-    )
+    ended = lease is not None and lease.holder is not None and place.machine.has_ended(lease.holder)
+    return Holding(lease, token, has_ended=ended)
 
 
 @asynccontextmanager
@@ -79,7 +78,16 @@ async def held(
     When the body ends with Unfinished, lease and token stay: something is missing in the bucket.
     """
     value = mount_token.new_value()
-    keeper = LeaseKeeper(place.control, place.prefix, this_process(value), on_lost=on_lost)
+    machine = place.machine
+    keeper = LeaseKeeper(
+        place.control,
+        place.prefix,
+        machine.this_process(value),
+        now=machine.now,
+        utc_now=machine.utc_now,
+        has_ended=machine.has_ended,
+        on_lost=on_lost,
+    )
     await keeper.take(force=force)
     try:
         await _take_token(place, keeper, value, force=force)
@@ -106,8 +114,9 @@ async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: b
         # The token of the holder whose lease has just become ours goes with it. Any other one is an
         # s3backer's.
         force = force or token.value == previous.holder.token
+    me = place.machine.this_process(value)
     await mount_token.take_token(
-        place.control, place.prefix, value, host=socket.gethostname(), now=datetime.now(UTC), force=force
+        place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), force=force
     )
 
 

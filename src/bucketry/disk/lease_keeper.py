@@ -6,16 +6,14 @@ What may be done when is decided in ``core.lease``. While the lease cannot be re
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
 from bucketry.core import lease as rules
 from bucketry.core.lease import Claim, Holder, Lease, State, Watch
 from bucketry.core.names import LEASE_NAME
+from bucketry.disk import machine
 from bucketry.errors import (
     AlreadyExists,
     BucketNotFound,
@@ -36,47 +34,6 @@ _LOOK_SECONDS = 5.0
 #: Two processes that take a free lease at once: one of them meets the other's, once. More often, something is
 #: wrong.
 _TAKE_ATTEMPTS_MAX = 3
-
-
-def this_process(token: int) -> Holder:
-    """Us, as a holder."""
-    return Holder(
-        host=socket.gethostname(),
-        boot_id=_boot_id(),
-        pid=os.getpid(),
-        start_time=_start_time(os.getpid()) or 0,
-        token=token,
-    )
-
-
-def has_ended(holder: Holder) -> bool:
-    """Whether the holder was a process of this machine and is no more. False when it may live elsewhere."""
-    if not holder.boot_id or holder.boot_id != _boot_id() or holder.host != socket.gethostname():
-        return False
-    return _start_time(holder.pid) != holder.start_time
-
-
-def _boot_id() -> str:
-    """What numbers processes here: this boot of this machine, and the name space of processes (a container
-    has its own). Empty when it cannot be known."""
-    try:
-        return (
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            + " "
-            + str(Path("/proc/self/ns/pid").readlink())
-        )
-    except OSError:
-        return ""
-
-
-def _start_time(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since boot; None when there is none, or it is a
-    zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def _utc_now() -> datetime:
@@ -107,7 +64,7 @@ class LeaseKeeper:
     """The lease of one volume, held by this process from ``take`` to ``release``.
 
     ``bucket`` is one that no fence bars and whose requests wait for no others. ``now`` and ``sleep`` measure
-    elapsed time, ``utc_now`` is the time for people.
+    elapsed time, ``utc_now`` is the time for people; ``has_ended`` tells of processes of this machine.
     """
 
     def __init__(
@@ -119,6 +76,7 @@ class LeaseKeeper:
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         utc_now: Callable[[], datetime] = _utc_now,
+        has_ended: Callable[[Holder], bool] = machine.has_ended,
         on_lost: Callable[[Fenced], None] | None = None,
     ) -> None:
         self._bucket = bucket
@@ -128,6 +86,7 @@ class LeaseKeeper:
         self._now = now or asyncio.get_running_loop().time
         self._sleep = sleep
         self._utc_now = utc_now
+        self._has_ended = has_ended
         self._on_lost = on_lost
         self._lease: Lease | None = None
         self._etag = ""
@@ -156,7 +115,7 @@ class LeaseKeeper:
         that is found out first, which takes as long as his lease lasts."""
         for _ in range(_TAKE_ATTEMPTS_MAX):
             found, etag = await read_lease(self._bucket, self._prefix)
-            ended = found is not None and found.holder is not None and has_ended(found.holder)
+            ended = found is not None and found.holder is not None and self._has_ended(found.holder)
             if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
                 assert found is not None
                 assert etag is not None

@@ -76,8 +76,12 @@ Fault: TypeAlias = Fail | Throttle | LoseAnswer | Delay | Truncate | FlipBit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRates:
-    """How often faults come by chance, each from 0 to 1 (of all requests; damaged bodies: of all gets), and
-    how long a request takes: between the two, evenly."""
+    """How often faults come by chance, each from 0 to 1 (of all requests; damaged bodies: of all gets; stale
+    listings: of all listings), and how long a request takes: between the two, evenly; ``stall`` of them up to
+    ``stall_max_seconds`` longer.
+
+    A stale listing shows the store as it was when the listing began, whatever happens until its last page:
+    the worst that a consistent store may do."""
 
     fail: float = 0.0
     throttle: float = 0.0
@@ -86,6 +90,9 @@ class FaultRates:
     flip_bit: float = 0.0
     delay_min_seconds: float = 0.0
     delay_max_seconds: float = 0.0
+    stall: float = 0.0
+    stall_max_seconds: float = 0.0
+    stale_list: float = 0.0
 
 
 NO_FAULTS = FaultRates()
@@ -229,6 +236,9 @@ class FaultyBucket(BucketWrapper):
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
         pages = self._below.list(prefix=prefix, after=after, priority=priority)
+        if self.rates.stale_list and self._random.random() < self.rates.stale_list:
+            self._fault_counts["StaleList"] += 1
+            pages = _again([page async for page in pages])
 
         async def next_page() -> list[Entry] | None:
             return await anext(pages, None)
@@ -271,6 +281,8 @@ class FaultyBucket(BucketWrapper):
         rates, random = self.rates, self._random
         if rates.delay_max_seconds:
             yield Delay(random.uniform(rates.delay_min_seconds, rates.delay_max_seconds))
+        if rates.stall and random.random() < rates.stall:
+            yield Delay(random.uniform(0.0, rates.stall_max_seconds))
         if random.random() < rates.fail:
             yield Fail()
         if random.random() < rates.throttle:
@@ -340,6 +352,11 @@ class FaultyBucket(BucketWrapper):
             flipped[bit // 8] ^= 1 << bit % 8
             return replace(found, data=bytes(flipped))
         return found
+
+
+async def _again(pages: list[list[Entry]]) -> AsyncIterator[list[Entry]]:
+    for page in pages:
+        yield page
 
 
 def _matches(request: Request, operation: str | None, key: str | None) -> bool:

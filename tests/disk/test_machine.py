@@ -1,0 +1,33 @@
+"""We know ourselves, and which of our processes are gone."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC
+
+from bucketry.core.lease import Holder
+from bucketry.disk.machine import ThisMachine, has_ended, this_process
+
+
+def test_a_process_of_this_machine_that_has_ended_is_known() -> None:
+    """We have not ended; a child that was waited for has; one of another machine, or name space, may live."""
+    me = this_process(1)
+    assert me.pid == os.getpid()
+    assert not has_ended(me)
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    gone = Holder(host=me.host, boot_id=me.boot_id, pid=int(child.stdout), start_time=1, token=1)
+    assert has_ended(gone)
+    assert has_ended(
+        Holder(host=me.host, boot_id=me.boot_id, pid=me.pid, start_time=me.start_time + 1, token=1)
+    )
+    for host, boot_id in (("elsewhere", me.boot_id), (me.host, "another boot"), (me.host, "")):
+        assert not has_ended(Holder(host=host, boot_id=boot_id, pid=gone.pid, start_time=1, token=1))
+
+
+def test_its_clocks_go_forward() -> None:
+    """Elapsed time never goes back; the time for people is UTC."""
+    machine = ThisMachine()
+    assert machine.now() <= machine.now()
+    assert machine.utc_now().tzinfo is UTC
