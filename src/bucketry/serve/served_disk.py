@@ -25,6 +25,7 @@ from bucketry.serve.fuse import FuseSession
 from bucketry.serve.loop_mount import LoopMount, LoopMountSettings, check_rights
 from bucketry.serve.mounts import is_busy, take_away
 from bucketry.serve.notify import notify
+from bucketry.serve.patient import PatientDevice
 from bucketry.serve.runtime import Claim, State, process_start_time
 from bucketry.settings import FuseSettings
 
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 _ATTEMPT_PAUSE_SECONDS = 2.0
 #: Unmounting by force takes a moment; a kernel that is stuck is not waited for.
 _GIVE_UP_SECONDS = 5.0
+#: How soon a bucket that went away is noticed by who waits for a filesystem to be written.
+_LOOK_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: The exit code of a process that gave up: the command line's code for Unfinished.
 GAVE_UP_EXIT_CODE = 6
@@ -133,6 +136,11 @@ class _ServedDisk:
         self._session: FuseSession | None = None
         self._serving: asyncio.Task[None] | None = None
         self._loop_mount: LoopMount | None = None
+        #: What the session of a mounted filesystem serves; the flushes of our own go to the device below, and
+        #: fail.
+        self._patient: PatientDevice | None = None
+        #: The filesystem failed by itself: there is no more to save than what it wrote.
+        self._filesystem_error: BucketryError | None = None
         #: "starting", "serving", "stopping" (asked to by a signal), "draining" (not mounted any more).
         self._state = "starting"
         self._signal_count = 0
@@ -162,7 +170,10 @@ class _ServedDisk:
         self._device = device
         if self._job.loop is not None:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-        session = FuseSession(device, self._directory, self._job.fuse, statistics=self._statistics)
+            self._patient = PatientDevice(device)
+        session = FuseSession(
+            self._patient or device, self._directory, self._job.fuse, statistics=self._statistics
+        )
         session.mount()
         self._session = session
         self._serving = asyncio.create_task(session.serve(), name="fuse session")
@@ -194,7 +205,9 @@ class _ServedDisk:
                 logger.error("%s; trying on", error)
                 await asyncio.sleep(_ATTEMPT_PAUSE_SECONDS)
             else:
-                return
+                break
+        if self._filesystem_error is not None:
+            raise self._filesystem_error
 
     def end(self, error: BaseException | None) -> None:
         """The disk is closed; ``error`` says what went wrong with that."""
@@ -295,7 +308,7 @@ class _ServedDisk:
                 )
             if not insist or self._dirty_bytes():
                 await self._check_bucket()
-            await loop_mount.sync()
+            await self._sync_filesystem(loop_mount, insist)
             await self._flush()
         try:
             await loop_mount.unmount()
@@ -304,6 +317,28 @@ class _ServedDisk:
                 raise
             logger.warning("%s is in use; unmounted all the same", self._job.mount_point)
             await loop_mount.unmount(lazily=True)
+
+    async def _sync_filesystem(self, loop_mount: LoopMount, insist: bool) -> None:
+        """Have the kernel write what it holds. Raises Unfinished when the bucket goes away meanwhile, unless
+        ``insist``."""
+        assert self._patient is not None
+        syncing = asyncio.create_task(loop_mount.sync(), name="sync")
+        try:
+            while not (await asyncio.wait((syncing,), timeout=_LOOK_SECONDS))[0]:
+                if self._patient.trouble is not None and not insist:
+                    raise self._unfinished(self._patient.trouble)
+            await syncing
+        except Unfinished:
+            raise
+        except BucketryError as error:
+            # It turned read-only, or worse. Keeping it mounted would save nothing.
+            logger.error("the filesystem on %s has failed: %s", self._job.mount_point, error)
+            self._filesystem_error = BucketryError(
+                f"unmounted, but the filesystem had failed, and what it could not write is lost: {error}"
+            )
+        finally:
+            syncing.cancel()
+            await asyncio.gather(syncing, return_exceptions=True)
 
     async def _check_bucket(self) -> None:
         """Raises Unfinished when the bucket cannot be reached, before anything is unmounted."""
