@@ -27,9 +27,12 @@ class S3Server(Controls):
     It shares this process's processor time (and its GIL) with whoever asks it: measure with S3ServerProcess.
     """
 
-    def __init__(self, settings: ServiceSettings = DEFAULTS, *, port: int = 0) -> None:
+    def __init__(
+        self, settings: ServiceSettings = DEFAULTS, *, port: int = 0, control_port: int | None = None
+    ) -> None:
         self._settings = settings
         self._port = port
+        self._control_port = control_port
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: RunningServer | None = None
@@ -45,6 +48,12 @@ class S3Server(Controls):
     def endpoint(self) -> str:
         """While it runs."""
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def control_port(self) -> int:
+        """While it runs, and only if it was asked to have one: where RemoteControl finds it."""
+        assert self._server is not None
+        return self._server.control_port
 
     def start(self) -> None:
         """Returns when it serves. Raises OSError when the port is taken."""
@@ -96,7 +105,7 @@ class S3Server(Controls):
 
     async def _serve(self, started: threading.Event) -> None:
         server = RunningServer(self._settings)
-        await server.start(self._port, None)
+        await server.start(self._port, self._control_port)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._server = server
