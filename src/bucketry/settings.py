@@ -68,6 +68,10 @@ class LimitSettings:
     upload_bytes_per_second: int | None = None
     download_bytes_per_second: int | None = None
 
+    def blocks_in_flight(self, block_size_bytes: int) -> int:
+        """How many blocks may be worked on at once: each is in memory as it is stored and as it is."""
+        return max(1, min(self.requests_max, self.bytes_max // (2 * block_size_bytes)))
+
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
@@ -157,6 +161,9 @@ class VolumeSettings:
     force: bool = False
 
 
+DURABILITIES = ("bucket", "journal")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
     """The memory between a disk and its bucket."""
@@ -170,6 +177,18 @@ class CacheSettings:
     write_delay_seconds: float = 0.25
     #: Blocks fetched ahead of a sequential reader, in bytes.
     read_ahead_bytes: int = 8 << 20
+    #: What a flush waits for: "bucket", or "journal" (in ``cache_dir``).
+    durability: str = "bucket"
+    #: Local storage for this volume: the journal, and what else is kept there. None: there is none.
+    cache_dir: Path | None = None
+    #: The journal never takes more. Twice the dirty limit: room for what is drained and not given back yet.
+    journal_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        if self.durability not in DURABILITIES:
+            raise Invalid(f"durability {self.durability!r} is not one of {', '.join(DURABILITIES)}")
+        if self.durability == "journal" and self.cache_dir is None:
+            raise Invalid("durability journal needs a cache directory (--cache-dir)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.geometry import Geometry, Span
 from bucketry.errors import Closed, Corrupt, Unavailable
 from bucketry.settings import CacheSettings
-from bucketry.testing.memory_layout import MemoryLayout
+from bucketry.testing.memory_layout import Gate, MemoryLayout
 
 BLOCK = 4096
 BLOCKS = 64
@@ -322,6 +322,44 @@ async def test_a_failed_epoch_holds_the_next_one_back() -> None:
         layout.commit_error = None
         await cache.flush()
         assert layout.commit_log[-2:] == [[1], [2]]
+
+
+@pytest.mark.parametrize("zero", [False, True])
+async def test_a_load_that_an_upload_overtook_is_not_believed(zero: bool) -> None:
+    """A block is being read; meanwhile it is replaced, uploaded, and evicted. What the old read brings is not
+    taken for the block's content, neither by who waits for it nor later."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks[9] = block_of(9)
+    async with running(layout, memory_blocks=2, dirty_blocks=2) as (cache, _):
+        layout.read_gate.close()
+        reader = asyncio.create_task(read(cache, 9))
+        await until(lambda: layout.read_gate.waiting == 1)
+        await (cache.zero(9) if zero else cache.write(9, 0, block_of(1)))
+        await cache.flush()
+        for n in range(4):
+            await cache.write(n, 0, block_of(n + 20))
+            await cache.flush()
+        layout.read_gate.open()
+        expected = bytes(BLOCK) if zero else block_of(1)
+        assert await reader == expected
+        assert await read(cache, 9) == expected
+
+
+async def test_a_reader_gets_what_was_written_before_it_asked() -> None:
+    """A small write into an unknown block, then a read of more than was written: also when the block is
+    uploaded and evicted between its arrival and the reader's turn, the reader gets the write."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {8: block_of(8), 9: block_of(9)}
+    async with running(layout, memory_blocks=1, dirty_blocks=1, write_delay_seconds=0) as (cache, _):
+        await cache.write(9, 0, b"mine")
+        layout.read_gates[8] = Gate()
+        layout.read_gates[8].close()
+        reader = asyncio.create_task(cache.read([Span(8, 0, BLOCK), Span(9, 0, BLOCK)]))
+        await until(lambda: layout.blocks[9][:4] == b"mine")
+        await cache.write(20, 0, block_of(20))
+        await cache.flush()
+        layout.read_gates[8].open()
+        assert [bytes(part) for part in await reader][1] == b"mine" + b"\x09" * (BLOCK - 4)
 
 
 async def test_writers_wait_for_room_and_go_on() -> None:

@@ -3,7 +3,7 @@ what it changes.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
@@ -66,7 +66,7 @@ class BucketWrapper:
         await self._below.close()
 
 
-async def close_pages(pages: AsyncIterator[list[Entry]]) -> None:
+async def close_pages(pages: AsyncIterator[Sequence[object]]) -> None:
     """End a listing that is not read to its end: an abandoned generator would be closed by the garbage
     collector, in a task of nobody's, some time later."""
     if isinstance(pages, AsyncGenerator):

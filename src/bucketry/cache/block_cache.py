@@ -8,10 +8,11 @@ written meanwhile.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Span
@@ -58,6 +59,7 @@ class _Counts:
     room_waits: int = 0
     flushes: int = 0
     flush_failures: int = 0
+    epochs_not_journaled: int = 0
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
@@ -73,7 +75,17 @@ class BlockCache:
     layout.
     """
 
-    def __init__(self, layout: Layout, settings: CacheSettings, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        settings: CacheSettings,
+        *,
+        read_only: bool = False,
+        journal: Journal | None = None,
+        disown_journal: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """``journal``: a flush waits for it and not for the bucket. ``disown_journal`` makes the bucket say
+        that a journal which broke is not this volume's any more."""
         geometry = layout.geometry
         self._layout = layout
         self._geometry = geometry
@@ -82,15 +94,27 @@ class BlockCache:
         self._read_only = read_only
         self._block_size = geometry.block_size_bytes
         self.zeros = ZeroMap(geometry.block_count)
+        self._journal = journal
+        self._disown_journal = disown_journal
+        #: Epochs that are being appended to the journal, or that it had no room for.
+        self._appends: dict[int, asyncio.Task[bool]] = {}
         self._table = BlockTable(
-            self._block_size, self.zeros, settings.memory_bytes, settings.dirty_max_bytes
+            self._block_size,
+            self.zeros,
+            settings.memory_bytes,
+            settings.dirty_max_bytes,
+            keep_changes=journal is not None,
         )
+        if journal is not None:
+            self._table.number_from(journal.next_epoch)
         self._read_ahead = ReadAhead(
             geometry.block_count, settings.read_ahead_bytes // self._block_size, self._is_known_or_coming
         )
         self._last_read = -1
         self._zero_view = memoryview(bytes(self._block_size))
         self._loads: dict[int, asyncio.Future[BytesLike | None]] = {}
+        #: Blocks of which an upload ended while they were being loaded.
+        self._overtaken: set[int] = set()
         #: Blocks that are being loaded so that they can be uploaded.
         self._incomplete: set[int] = set()
         self._flushes: list[_Flush] = []
@@ -118,7 +142,7 @@ class BlockCache:
         if self._closed:
             return
         if not self._read_only:
-            await self.flush()
+            await self.drain()
         await self.abandon()
 
     async def abandon(self) -> int:
@@ -217,7 +241,7 @@ class BlockCache:
         content: BytesLike | None = None
         error: BucketryError | None = None
         try:
-            content = await self._layout.read(self._geometry.extent(block), priority=priority)
+            content = await self._read_current(block, priority)
         except BucketryError as failure:
             error = failure
         except asyncio.CancelledError:
@@ -225,6 +249,7 @@ class BlockCache:
         except Exception as failure:  # noqa: BLE001 - whoever waits must hear of a bug below, not wait for ever
             _log.exception("reading block %d failed", block)
             error = Unavailable(f"reading block {block} failed: {failure!r}")
+        # From here to the end nothing waits: nobody sees the load gone and its content not yet there.
         del self._loads[block]
         if error is not None:
             load.set_exception(error)
@@ -234,10 +259,25 @@ class BlockCache:
             return
         if not self._closed:
             self._table.insert(block, content)
+        # Whoever waits gets the block as it is now, with what was written during the load: it may be gone
+        # again before he looks.
+        slot = self._table.peek(block)
+        if slot is not None:
+            content = bytes(slot.data) if isinstance(slot.data, bytearray) else slot.data
         load.set_result(content)
         if block in self._incomplete:
             self._incomplete.discard(block)
             self._pump()
+
+    async def _read_current(self, block: int, priority: Priority) -> BytesLike | None:
+        """What the bucket holds of a block. When an upload of the block ended meanwhile, what was read may be
+        from before it, and the block may not be in memory any more to cover that up: then it is read
+        again."""
+        while True:
+            self._overtaken.discard(block)
+            content = await self._layout.read(self._geometry.extent(block), priority=priority)
+            if block not in self._overtaken:
+                return content
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -345,10 +385,14 @@ class BlockCache:
         now = self._loop.time()
         for version in batch:
             self._table.finish(version, ok=error is None, now=now)
+            if version.block in self._loads:
+                self._overtaken.add(version.block)
         if error is None:
             self._counts.uploads += 1
             self._pause_seconds = self._paused_until = 0.0
             self._last_error = None
+            if self._journal is not None:
+                self._journal.note_drained(self._table.drained_epoch)
             self._settle_flushes()
         else:
             self._failed(error)
@@ -393,20 +437,109 @@ class BlockCache:
     # -- flushing --------------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Wait until every write acknowledged before this call is in the bucket, whether it was waiting or on
-        its way. Raises when one of them could not be uploaded; it stays dirty."""
+        """Wait until every write acknowledged before this call is durable: in the bucket, whether it was
+        waiting or on its way, or in the journal where there is one. Raises when one of them could not be made
+        so; it stays dirty."""
         self._check_open()
         self._counts.flushes += 1
         try:
-            await self._drain(self._table.begin_flush())
-            # What was set aside may have become readable: it is asked for once more, and the error told again
-            # if not.
-            for block in self._table.aside_blocks():
-                await asyncio.shield(self._load(block, Priority.UPLOAD))
-                await self._drain(self._table.begin_flush())
+            epoch = self._table.begin_flush()
+            if not await self._journaled(epoch):
+                await self._drain(epoch)
+                await self._skip_in_journal(epoch)
+            await self._retry_aside()
         except BucketryError:
             self._counts.flush_failures += 1
             raise
+
+    async def drain(self) -> None:
+        """Wait until every write acknowledged before this call is in the bucket, journal or not."""
+        self._check_open()
+        await self.flush()
+        await self._drain(self._table.begin_flush())
+
+    async def _retry_aside(self) -> None:
+        """What was set aside may have become readable: it is asked for once more, and the error told again if
+        not."""
+        for block in self._table.aside_blocks():
+            await asyncio.shield(self._load(block, Priority.UPLOAD))
+            await self._drain(self._table.begin_flush())
+
+    async def _journaled(self, epoch: int) -> bool:
+        """Whether an epoch, closed just now or before, is in the journal; waits until that is certain."""
+        journal = self._journal
+        if journal is None:
+            return False
+        append = self._appends.get(epoch)
+        if append is None:
+            if epoch < journal.next_epoch:
+                return True  # so long ago that nothing is known of it any more: it was appended, or skipped
+            # Nothing waits from the end of the epoch to here, so that epochs are appended in their order.
+            journal.note_drained(self._table.drained_epoch)
+            append = self._loop.create_task(journal.append(epoch, self._epoch_changes(epoch)))
+            self._appends[epoch] = append
+            append.add_done_callback(lambda done: self._append_ended(epoch, done))
+        try:
+            return await asyncio.shield(append)
+        except Unavailable as error:
+            self._last_error = error
+            return False
+
+    def _append_ended(self, epoch: int, append: asyncio.Task[bool]) -> None:
+        _mark_retrieved(append)
+        if append.cancelled() or append.exception() is not None or not append.result():
+            self._counts.epochs_not_journaled += 1
+        else:
+            del self._appends[epoch]
+
+    def _epoch_changes(self, epoch: int) -> list[Change]:
+        """What the journal is to keep of an epoch."""
+        changes: list[Change] = []
+        for block, start, data in self._table.changes(epoch):
+            extent = self._geometry.extent(block)
+            changes.append(Zero(extent) if data is None else Write(extent.offset + start, data))
+        return changes
+
+    async def _skip_in_journal(self, epoch: int) -> None:
+        """The bucket has an epoch that the journal has not: older ones must never be replayed over it."""
+        if self._journal is None:
+            return
+        try:
+            await self._journal.skip(epoch)
+        except Unavailable as error:
+            _log.error("the journal is given up, flushes wait for the bucket from now on: %s", error)
+            if self._disown_journal is not None:
+                await self._disown_journal()
+            self._journal = None
+        self._appends.pop(epoch, None)
+
+    async def recover(self, epochs: Sequence[RecoveredEpoch]) -> int:
+        """Take over what a journal had that the bucket may lack; how many bytes that was. To be called once,
+        before anything else is written. The epochs are taken as one: the bucket may have any of them already,
+        and an older one must not come over a newer."""
+        if not epochs:
+            return 0
+        self._table.number_from(epochs[-1].number)
+        for epoch in epochs:
+            async for change in epoch.changes():
+                await self._apply(change)
+        self._table.begin_flush()
+        self._pump()
+        return sum(epoch.data_bytes for epoch in epochs)
+
+    async def _apply(self, change: Change) -> None:
+        extent = change.extent
+        if isinstance(change, Zero):
+            whole = self._geometry.whole_blocks(extent.offset, extent.length)
+            assert len(whole) * self._block_size == extent.length, "blocks are zeroed whole"
+            for block in whole:
+                await self.zero(block)
+            return
+        view = memoryview(change.data)
+        for span in self._geometry.spans(extent.offset, extent.length):
+            length = span.end - span.start
+            await self.write(span.block, span.start, view[:length])
+            view = view[length:]
 
     async def _drain(self, epoch: int) -> None:
         if self._table.is_drained(epoch):
@@ -459,4 +592,5 @@ class BlockCache:
             "last_error": "" if self._last_error is None else str(self._last_error),
         }
         read_ahead = asdict(self._read_ahead.statistics())
-        return {"cache": figures, "read_ahead": read_ahead, **self._layout.statistics()}
+        beside = {} if self._journal is None else {"journal": self._journal.statistics()}
+        return {"cache": figures, "read_ahead": read_ahead, **beside, **self._layout.statistics()}

@@ -117,11 +117,13 @@ class Slot:
 class Epoch:
     """The writes between two flushes that the bucket does not have yet."""
 
-    __slots__ = ("blocked", "closed", "number", "uploading", "waiting")
+    __slots__ = ("blocked", "closed", "number", "touched", "uploading", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.closed = False
+        #: Whether anything was written in it, even if the bucket has all of that by now.
+        self.touched = False
         #: First dirtied first.
         self.waiting: dict[int, Version] = {}
         self.blocked: dict[int, Version] = {}
@@ -311,6 +313,7 @@ class BlockTable:
 
     def _add_version(self, slot: Slot, data: bytearray | None, known: Ranges | None, now: float) -> Version:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
+        epoch.touched = True
         changed = Ranges() if self._keep_changes and data is not None else None
         version = Version(block, epoch, data, known, changed, now)
         if not versions and block in self._clean:
@@ -475,16 +478,18 @@ class BlockTable:
             self._drop_oldest(slot)
             return
         version.epoch, version.state = epoch, _WAITING
+        epoch.touched = True
         epoch.waiting[block] = version
 
     def begin_flush(self) -> int:
         """End the epoch: the number of the one that must be drained for everything written so far to be in
-        the bucket."""
+        the bucket. One in which nothing was written goes on."""
         epoch = self._epochs[-1]
-        if epoch.is_empty:
+        if not epoch.touched:
             return epoch.number - 1
         epoch.closed = True
         self._epochs.append(Epoch(epoch.number + 1))
+        self._retire_epochs()
         return epoch.number
 
     @property
@@ -495,7 +500,7 @@ class BlockTable:
     def number_from(self, epoch_number: int) -> None:
         """The epoch that begins now, with nothing written yet, has this number. Numbers only grow."""
         epoch = self._epochs[-1]
-        assert epoch.is_empty, "an epoch is numbered before anything is written in it"
+        assert not epoch.touched, "an epoch is numbered before anything is written in it"
         assert epoch_number >= epoch.number, "epochs are numbered upwards"
         epoch.number = epoch_number
 
