@@ -31,6 +31,7 @@ from bucketry.core.geometry import Extent
 from bucketry.core.histogram import LatencyHistogram
 from bucketry.core.journal import (
     HEAD_BYTES,
+    HEAD_COPY_BYTES,
     PAGE_BYTES,
     SEGMENT_BYTES_MIN,
     Commit,
@@ -647,19 +648,17 @@ def _settle(files: Files, left: _Left) -> None:
 
 
 def _cut(files: Files) -> None:
-    left = _look(files)
-    assert left is not None
-    damage = left.scan.damage
-    assert damage is not None
-    keep = [segment.name for segment in left.scan.segments]
-    if damage.segment in keep:
-        keep = keep[: keep.index(damage.segment) + 1]
-    for name in files.sizes():
-        if _SEGMENT_NAME.fullmatch(name) and name not in keep and name != damage.segment:
-            files.remove(name)
-    files.sync_directory()
-    files.allocate(damage.segment, damage.position)
-    files.sync(damage.segment)
+    # What is damaged in two places shows the second when the first is gone.
+    while (left := _look(files)) is not None and (damage := left.scan.damage) is not None:
+        keep = [segment.name for segment in left.scan.segments]
+        if damage.segment in keep:
+            del keep[keep.index(damage.segment) + 1 :]
+        for name in files.sizes():
+            if _SEGMENT_NAME.fullmatch(name) and name not in keep and name != damage.segment:
+                files.remove(name)
+        files.sync_directory()
+        files.allocate(damage.segment, damage.position)
+        files.sync(damage.segment)
 
 
 def _create_head(files: Files, head: Head) -> None:
@@ -682,7 +681,7 @@ def _write_head(files: Files, head: Head) -> None:
     """One copy after the other: at any moment one is whole. In the end both say the same, so that damage to
     one does not bring back what the older head stood for."""
     page = encode_head(head)
-    for offset in (PAGE_BYTES, 0):
+    for offset in (HEAD_COPY_BYTES, 0):
         files.write(_HEAD_NAME, offset, [page])
         files.sync(_HEAD_NAME)
 

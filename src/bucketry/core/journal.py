@@ -34,7 +34,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from bucketry.core.bytes_like import BytesLike
-from bucketry.errors import Corrupt, Unsupported
+from bucketry.errors import Corrupt, Invalid, Unsupported
 
 VERSION = 1
 #: What the kernel writes at a time, and the physical sector of today's disks.
@@ -43,16 +43,17 @@ PAGE_BYTES = 4096
 PAYLOAD_BYTES_MAX = 1 << 20
 #: Room for a header page, a page of data, its barrier, and the page that is kept for a mark.
 SEGMENT_BYTES_MIN = 4 * PAGE_BYTES
-HEAD_BYTES = 2 * PAGE_BYTES
-#: Volume and generation are ids or URLs; with two identities they still fit into a page.
-NAME_BYTES_MAX = 1024
+#: Two identities fit, with URLs as long as keys may be.
+HEAD_COPY_BYTES = 4 * PAGE_BYTES
+HEAD_BYTES = 2 * HEAD_COPY_BYTES
 
 #: As in core formats elsewhere here: not text, not UTF-8, and translated line ends show.
 _HEAD_MAGIC = b"\x89BktyJ\r\n"
 _SEGMENT_MAGIC = b"\x89BktyS\r\n"
 _RECORD_MAGIC = b"BkJr"
-#: magic, version, crc32c of what follows, length of the text
+#: magic, crc32c of what follows, version, length of the text
 _HEAD = struct.Struct("<8sIII")
+_HEAD_CHECKED_FROM = 12
 #: magic, version, crc32c of what follows, size, first sequence, synced, drained, newest epoch before
 _SEGMENT = struct.Struct("<8sIIQQQQQ")
 #: magic, crc32c of what follows, kind, 3 times nothing, crc32c of the payload, sequence, synced, epoch,
@@ -122,10 +123,8 @@ class Head:
 
 
 def encode_head(head: Head) -> bytes:
-    """One page. The file holds it twice: one copy can be damaged or torn, and the other still counts."""
-    for identity in head.identities:
-        assert len(identity.volume.encode()) <= NAME_BYTES_MAX, "a volume's name fits"
-        assert len(identity.generation.encode()) <= NAME_BYTES_MAX, "a generation's name fits"
+    """HEAD_COPY_BYTES, which the file holds twice: one copy can be damaged or torn, and the other still
+    counts. Raises Invalid when the names do not fit."""
     fields = {
         "counter": head.counter,
         "salt": head.salt.hex(),
@@ -141,28 +140,30 @@ def encode_head(head: Head) -> bytes:
         ],
     }
     text = json.dumps(fields, ensure_ascii=False).encode()
-    page = _HEAD.pack(_HEAD_MAGIC, VERSION, checksum(text), len(text)) + text
-    assert len(page) <= PAGE_BYTES, "a head fits into its page"
-    return page.ljust(PAGE_BYTES, b"\0")
+    checked = struct.pack("<II", VERSION, len(text)) + text
+    copy = _HEAD_MAGIC + checksum(checked).to_bytes(4, "little") + checked
+    if len(copy) > HEAD_COPY_BYTES:
+        raise Invalid(f"the name of the volume {head.identities[-1].volume[:100]}… is too long for a journal")
+    return copy.ljust(HEAD_COPY_BYTES, b"\0")
 
 
 def decode_head(data: bytes) -> tuple[Head, list[int]]:
     """The newer of the valid copies, and the offsets of those that are not it. Raises Unsupported for another
     version, Corrupt when there is no valid one; both with the end of a sentence."""
-    found = [_decode_head_page(data[at : at + PAGE_BYTES]) for at in (0, PAGE_BYTES)]
+    found = [_decode_head_copy(data[at : at + HEAD_COPY_BYTES]) for at in (0, HEAD_COPY_BYTES)]
     heads = [head for head in found if head is not None]
     if not heads:
         raise Corrupt("is damaged, or is none")
     newest = max(heads, key=lambda head: head.counter)
-    return newest, [index * PAGE_BYTES for index, head in enumerate(found) if head != newest]
+    return newest, [index * HEAD_COPY_BYTES for index, head in enumerate(found) if head != newest]
 
 
-def _decode_head_page(page: bytes) -> Head | None:
-    if len(page) < PAGE_BYTES or not page.startswith(_HEAD_MAGIC):
+def _decode_head_copy(copy: bytes) -> Head | None:
+    if len(copy) < HEAD_COPY_BYTES or not copy.startswith(_HEAD_MAGIC):
         return None
-    _, version, crc, length = _HEAD.unpack_from(page)
-    text = page[_HEAD.size : _HEAD.size + length]
-    if len(text) != length or checksum(text) != crc:
+    _, crc, version, length = _HEAD.unpack_from(copy)
+    text = copy[_HEAD.size : _HEAD.size + length]
+    if checksum(copy[_HEAD_CHECKED_FROM : _HEAD.size + length]) != crc:
         return None
     if version != VERSION:
         raise Unsupported(f"has version {version} of the format, this program knows {VERSION}")
@@ -477,8 +478,9 @@ class EpochPlace:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A record that had been durable is not readable: at ``position`` of ``segment``, and what follows is of
-    no use without it: epochs ``first_epoch`` to ``last_epoch``, at least ``lost_bytes`` of the journal."""
+    """A record that had been durable is not readable: at ``position`` of ``segment`` or on the next page,
+    and what follows is of no use without it: epochs ``first_epoch`` to ``last_epoch``, at least
+    ``lost_bytes`` of the journal."""
 
     segment: str
     position: int
@@ -640,6 +642,8 @@ class _Scanner:
             # be there: it is not used again before there is a newer one.
             self._newest_epoch, self._next_sequence = self._drained, 1
             if max(self._synced, later.synced):
+                for file in self._headless:
+                    self._look_through(file.name, file.size_bytes, None, PAGE_BYTES, 1, later)
                 later.epochs.extend(epoch.number for epoch in self._epochs)
                 later.bytes += sum(epoch.data_bytes for epoch in self._epochs)
                 damage = self._damage(start._replace(position=0), later)

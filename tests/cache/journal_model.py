@@ -1,0 +1,197 @@
+"""A disk in miniature over a journal: what the block cache does with one, with the values of a few cells for its
+content, so that after a crash every cell can be asked whether it is one that it may be.
+
+Each write gives a cell a new version. What was acknowledged by a flush must be there after a crash, in the
+bucket or in the journal, or something later; nothing older may ever come back.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+from bucketry.cache.journal import JOURNAL_BYTES_MIN, Journal, RecoveredEpoch
+from bucketry.core.geometry import Extent
+from bucketry.core.journal import JournalIdentity
+from bucketry.errors import Unavailable
+from bucketry.layout.interface import Change, Write, Zero
+from bucketry.testing.memory_files import MemoryFiles
+
+T = TypeVar("T")
+#: Odd on purpose: nothing in a journal is aligned. The large ones are split over segments.
+CELL_SIZES = (1001, 7, 1001, 7007, 700, 1001, 4095, 70, 1001, 13999, 1001, 21)
+OFFSETS = tuple(sum(CELL_SIZES[:cell]) for cell in range(len(CELL_SIZES)))
+IDENTITY = JournalIdentity("volume-a", "generation-1", 64 << 10, 4096)
+
+
+async def with_turns(work: Callable[[], T], /) -> T:
+    """Runs it in the loop, after others had a turn."""
+    await asyncio.sleep(0)
+    return work()
+
+
+def bytes_of(cell: int, version: int) -> bytes:
+    """Every fifth version is zeros but for its number."""
+    if version % 5 == 0:
+        return version.to_bytes(7, "big").ljust(CELL_SIZES[cell], b"\0")
+    return (version.to_bytes(7, "big") * -(-CELL_SIZES[cell] // 7))[: CELL_SIZES[cell]]
+
+
+def changes_of(cell: int, version: int) -> list[Change]:
+    data = memoryview(bytearray(bytes_of(cell, version)))
+    if version % 5 == 0:
+        return [Zero(Extent(OFFSETS[cell], CELL_SIZES[cell])), Write(OFFSETS[cell], data[:7])]
+    return [Write(OFFSETS[cell], data)]
+
+
+def versions_in(content: bytes) -> dict[int, int]:
+    """The version of each cell; fails when one is a mixture."""
+    versions = {}
+    for cell, offset in enumerate(OFFSETS):
+        data = content[offset : offset + CELL_SIZES[cell]]
+        versions[cell] = int.from_bytes(data[:7], "big")
+        assert data == bytes_of(cell, versions[cell]), f"cell {cell} is a mixture"
+    return versions
+
+
+@dataclass
+class Moment:
+    """What was true when the files had ``count`` changes."""
+
+    count: int
+    bucket: dict[int, int]
+    promised: dict[int, int]
+    latest: dict[int, int]
+
+
+@dataclass
+class Epoch:
+    number: int
+    cells: dict[int, int] = field(default_factory=dict)
+    closed: bool = False
+
+
+class MiniatureDisk:
+    def __init__(self, files: MemoryFiles, random: Random, moment: Moment) -> None:
+        self.files = files
+        self.random = random
+        self.bucket = dict(moment.bucket)
+        self.promised = dict(moment.promised)
+        self.latest = dict(moment.latest)
+        self.version = max(self.latest.values(), default=0)
+        self.moments: list[Moment] = []
+        self.journal: Journal
+        self.epochs: list[Epoch] = []
+        self.refused_count = 0
+        #: A bucket that is slow fills the journal; one that is fast empties it.
+        self.upload_share = random.choice([0.0, 0.02, 0.1, 0.4])
+
+    def note(self) -> None:
+        self.moments.append(
+            Moment(len(self.files.history), dict(self.bucket), dict(self.promised), dict(self.latest))
+        )
+
+    async def open(self, size_bytes_max: int = JOURNAL_BYTES_MIN) -> None:
+        self.note()
+        self.journal, recovered = await Journal.open(
+            self.files,
+            IDENTITY,
+            size_bytes_max=size_bytes_max,
+            offload=with_turns,
+            random_bytes=self.random.randbytes,
+        )
+        self.recovered_count = len(recovered)
+        after = await replay(self.bucket, recovered)
+        check(after, self.moments[-1])
+        if recovered:
+            # All as one: some of them may be in the bucket, and none may be seen there without the later ones.
+            missing = {cell: new for cell, new in after.items() if new != self.bucket.get(cell, 0)}
+            self.epochs.append(Epoch(recovered[-1].number, missing, closed=True))
+        # What a reader may have seen must not go away again, and what is lost is no version any more.
+        self.promised, self.latest = dict(after), dict(after)
+        self.epochs.append(Epoch(self.journal.next_epoch))
+        self.note()
+
+    async def step(self) -> None:
+        choice = self.random.random()
+        if choice < self.upload_share:
+            self.upload()
+        elif choice < 0.65:
+            self.write()
+        elif choice < 0.95:
+            await self.flush()
+        else:
+            flushes = []
+            for _ in range(self.random.randint(2, 5)):
+                self.write()
+                flushes.append(asyncio.ensure_future(self.flush()))
+                await asyncio.sleep(0)
+                if self.random.random() < self.upload_share:
+                    self.upload()
+            await asyncio.gather(*flushes)
+        self.note()
+
+    def write(self) -> None:
+        cell = self.random.randrange(len(CELL_SIZES))
+        self.version += 1
+        self.epochs[-1].cells[cell] = self.latest[cell] = self.version
+        self.note()
+
+    def upload(self, count: int = 3) -> None:
+        for _ in range(count):
+            self.retire()
+            cells = self.epochs[0].cells
+            if cells:
+                cell = self.random.choice(sorted(cells))
+                self.bucket[cell] = cells.pop(cell)
+        self.retire()
+        self.note()
+
+    def retire(self) -> None:
+        while self.epochs[0].closed and not self.epochs[0].cells:
+            self.journal.note_drained(self.epochs.pop(0).number)
+
+    async def flush(self) -> None:
+        epoch = self.epochs[-1]
+        epoch.closed = True
+        self.epochs.append(Epoch(epoch.number + 1))
+        promise = dict(self.latest)
+        changes = [change for cell, version in epoch.cells.items() for change in changes_of(cell, version)]
+        self.retire()
+        self.note()
+        try:
+            is_in = await self.journal.append(epoch.number, changes)
+        except Unavailable:
+            is_in = False
+        if not is_in:
+            self.refused_count += 1
+            while self.epochs[0].number <= epoch.number:
+                self.upload()
+                await asyncio.sleep(0)
+            self.note()
+            await self.journal.skip(epoch.number)
+        for cell, version in promise.items():
+            self.promised[cell] = max(version, self.promised.get(cell, 0))
+        self.note()
+
+
+async def replay(bucket: dict[int, int], recovered: list[RecoveredEpoch]) -> dict[int, int]:
+    """What the disk holds when the epochs, all taken together, lie over the bucket."""
+    content = bytearray(IDENTITY.size_bytes)
+    for cell, version in bucket.items():
+        content[OFFSETS[cell] : OFFSETS[cell] + CELL_SIZES[cell]] = bytes_of(cell, version)
+    for epoch in recovered:
+        async for change in epoch.changes():
+            if isinstance(change, Zero):
+                content[change.extent.offset : change.extent.end] = bytes(change.extent.length)
+            else:
+                content[change.offset : change.offset + len(change.data)] = change.data
+    return versions_in(content)
+
+
+def check(after: dict[int, int], moment: Moment) -> None:
+    """Compare every cell with what it may be after a crash."""
+    for cell, found in after.items():
+        promised, latest = moment.promised.get(cell, 0), moment.latest.get(cell, 0)
+        assert promised <= found <= latest, f"cell {cell}: {promised} <= {found} <= {latest}"
