@@ -1,5 +1,5 @@
-"""A disk in miniature over a journal: what the block cache does with one, with the values of a few cells for its
-content, so that after a crash every cell can be asked whether it is one that it may be.
+"""A disk in miniature over a journal: what the block cache does with one, with the values of a few cells for
+its content, so that after a crash every cell can be asked whether it is one that it may be.
 
 Each write gives a cell a new version. What was acknowledged by a flush must be there after a crash, in the
 bucket or in the journal, or something later; nothing older may ever come back.
@@ -105,7 +105,7 @@ class MiniatureDisk:
         after = await replay(self.bucket, recovered)
         check(after, self.moments[-1])
         if recovered:
-            # All as one: some of them may be in the bucket, and none may be seen there without the later ones.
+            # All as one: some may be in the bucket, and none may be seen there without the later ones.
             missing = {cell: new for cell, new in after.items() if new != self.bucket.get(cell, 0)}
             self.epochs.append(Epoch(recovered[-1].number, missing, closed=True))
         # What a reader may have seen must not go away again, and what is lost is no version any more.
@@ -187,7 +187,7 @@ async def replay(bucket: dict[int, int], recovered: list[RecoveredEpoch]) -> dic
                 content[change.extent.offset : change.extent.end] = bytes(change.extent.length)
             else:
                 content[change.offset : change.offset + len(change.data)] = change.data
-    return versions_in(content)
+    return versions_in(bytes(content))
 
 
 def check(after: dict[int, int], moment: Moment) -> None:

@@ -25,9 +25,6 @@ class _File:
     durable: bytes = b""
     written: list[int | tuple[int, bytes]] = field(default_factory=list)
 
-    def copy(self) -> "_File":
-        return _File(bytearray(self.content), self.durable, list(self.written))
-
     def survivor(self, random: Random) -> bytes:
         """What is found of it after a power cut."""
         sizes = [len(self.durable)]
@@ -191,23 +188,9 @@ class MemoryFiles:
         """Every file as it is seen now."""
         return {name: bytes(file.content) for name, file in self._files.items()}
 
-    def killed(self) -> "MemoryFiles":
-        """What the next process finds after this one was killed: everything, durable or not as it was."""
-        other = MemoryFiles(capacity_bytes=self.capacity_bytes)
-        copies = {id(file): file.copy() for file in self._known()}
-        other._files = {name: copies[id(file)] for name, file in self._files.items()}
-        other._durable_names = {name: copies[id(file)] for name, file in self._durable_names.items()}
-        other._directories = [
-            {name: copies[id(file)] for name, file in names.items()} for names in self._directories
-        ]
-        return other
-
-    def _known(self) -> list[_File]:
-        directories = [self._files, self._durable_names, *self._directories]
-        return [file for names in directories for file in names.values()]
-
     def at(self, count: int) -> "MemoryFiles":
-        """As it was after the first ``count`` changes of its history."""
+        """As it was after the first ``count`` changes of its history. That is also what a process finds when
+        an earlier one was killed then: all that was written, though not all of it is durable."""
         other = MemoryFiles.holding(self._begin)
         for name, arguments in self.history[:count]:
             getattr(other, name)(*arguments)
