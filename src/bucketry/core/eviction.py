@@ -40,8 +40,8 @@ class Eviction(Protocol):
         ...
 
     def remove(self, key: int) -> None:
-        """``key``, which is there, goes for another reason than room. It is remembered as if evicted: when it
-        comes back it is in use."""
+        """``key``, which is there, goes for another reason than room, and may come back: if it was in use, it
+        will be again."""
         ...
 
     def evict(self) -> int:
@@ -367,7 +367,7 @@ class ClockTwoQueue:
             del self._uses[key]
             self._remember(key, self._kept.take(key))
         else:
-            self._remember(key, self._recent.take(key))
+            self._recent.take(key)
 
     def evict(self) -> int:
         # With nothing kept, newcomers are all there is, and more than their share.
