@@ -1,8 +1,8 @@
 """The one place that joins components: read it top to bottom for the architecture."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from bucketry.bucket.connect import connect
@@ -11,10 +11,14 @@ from bucketry.bucket.limited import Limited
 from bucketry.bucket.location import parse_url
 from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
+from bucketry.cache.journal_files import DirectoryFiles
 from bucketry.codec.offload import Threads
 from bucketry.disk import holding, lifecycle
+from bucketry.disk.check import CheckReport, CheckStep, Repair, check
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.interface import Device
+from bucketry.disk.lifecycle import Local
+from bucketry.disk.resize import ResizeStep, resize
 from bucketry.layout.volume import s3backer_salt
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 
@@ -58,15 +62,23 @@ async def open_disk(
     leaving, Unfinished when something could not be uploaded.
     """
     threads = Threads(os.cpu_count() or 1)
+    journal_thread = Threads(1)
+    local = None
+    if cache.cache_dir is not None:
+        journal_directory = cache.cache_dir / "journal"
+        local = Local(lambda: DirectoryFiles(journal_directory), journal_thread)
     uploads_max = max(1, int(bucket.limits.requests_max * _UPLOAD_SHARE))
     try:
         async with (
             open_place(bucket) as place,
-            lifecycle.opened(place, volume, cache, offload=threads, uploads_max=uploads_max) as disk,
+            lifecycle.opened(
+                place, volume, cache, offload=threads, uploads_max=uploads_max, local=local
+            ) as disk,
         ):
             yield disk
     finally:
         threads.close()
+        journal_thread.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +146,39 @@ async def unlock_volume(bucket: BucketSettings, *, seen: Holding | None = None) 
     did. Raises Busy when that is somebody else than was ``seen``."""
     async with open_place(bucket) as place:
         return await holding.unlock(place, seen=seen)
+
+
+async def check_volume(
+    bucket: BucketSettings, volume: VolumeSettings, *, repair: Repair | None = None, measure: bool = False
+) -> AsyncGenerator[CheckStep | CheckReport, None]:
+    """Read and verify all that is stored of a volume; the report comes last. Nothing is changed without
+    ``repair``. ``measure`` finds out how much there is to read, too."""
+    threads = Threads(os.cpu_count() or 1)
+    try:
+        async with (
+            open_place(bucket) as place,
+            aclosing(
+                check(place, volume, repair=repair, measure=measure, offload=threads, limits=bucket.limits)
+            ) as steps,
+        ):
+            async for step in steps:
+                yield step
+    finally:
+        threads.close()
+
+
+async def resize_volume(
+    bucket: BucketSettings, volume: VolumeSettings, size_bytes: int
+) -> AsyncGenerator[ResizeStep, None]:
+    """Give a volume another size. Raises AlreadyExists when that would delete data, unless
+    ``volume.force``."""
+    threads = Threads(os.cpu_count() or 1)
+    try:
+        async with (
+            open_place(bucket) as place,
+            aclosing(resize(place, volume, size_bytes, offload=threads, limits=bucket.limits)) as steps,
+        ):
+            async for step in steps:
+                yield step
+    finally:
+        threads.close()

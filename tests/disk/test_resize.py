@@ -28,13 +28,14 @@ from bucketry.errors import (
 )
 from bucketry.layout.block_0 import stored_geometry
 from bucketry.layout.superblock import read_superblock
-from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
+from bucketry.settings import CacheSettings, LimitSettings, Secret, VolumeFormat, VolumeSettings
 from bucketry.testing.faulty_bucket import Fail, FaultyBucket, LoseAnswer
 
 BLOCK = 4096
 PLAIN = VolumeFormat(size_bytes=16 * BLOCK, block_size_bytes=BLOCK)
 PASSWORD = Secret("correct horse")
 ASKED = VolumeSettings()
+LIMITS = LimitSettings(requests_max=4)
 FORCE = VolumeSettings(force=True)
 
 
@@ -76,7 +77,7 @@ async def content(place: Place, asked: VolumeSettings = ASKED) -> bytes:
 
 
 async def resized(place: Place, count: int, asked: VolumeSettings = ASKED) -> ResizeStep:
-    steps = [step async for step in resize(place, asked, count * BLOCK, offload=inline, in_flight_max=4)]
+    steps = [step async for step in resize(place, asked, count * BLOCK, offload=inline, limits=LIMITS)]
     return steps[-1]
 
 
@@ -164,7 +165,7 @@ async def test_force_cuts_and_deletes_what_is_beyond(
     names = BlockNames("vol/", 3000, hash_prefix)
     for block in range(10, 2510):
         await place.bucket.put(names.key(block), b"x" * BLOCK)
-    steps = [step async for step in resize(place, FORCE, 10 * BLOCK, offload=inline, in_flight_max=4)]
+    steps = [step async for step in resize(place, FORCE, 10 * BLOCK, offload=inline, limits=LIMITS)]
     assert [step.deleted_count for step in steps][-1] == steps[-1].delete_count == 2500
     assert len(steps) == 4
     assert await content(place) == expected(10, 0, 5)
@@ -192,7 +193,7 @@ async def test_sizes_that_cannot_be_are_refused(place: Place, store: MemoryStore
     await lifecycle.create(place, PLAIN, None)
     before = dict(store.objects)
     with pytest.raises(Invalid):
-        async for _ in resize(place, ASKED, size_bytes, offload=inline, in_flight_max=4):
+        async for _ in resize(place, ASKED, size_bytes, offload=inline, limits=LIMITS):
             pass
     assert store.objects == before
 

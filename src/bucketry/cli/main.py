@@ -10,12 +10,14 @@ import click
 
 from bucketry import __version__
 from bucketry.cli.attach import attach, mount
+from bucketry.cli.check import check
 from bucketry.cli.create import create
 from bucketry.cli.demo import demo
 from bucketry.cli.erase import erase
 from bucketry.cli.exits import exit_code, one_line, unwrap
 from bucketry.cli.images import export_command, import_command
 from bucketry.cli.info import info, stats
+from bucketry.cli.resize import resize
 from bucketry.cli.umount import umount
 from bucketry.cli.unlock import unlock
 
@@ -39,7 +41,8 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    create, attach, mount, umount, info, stats, unlock, erase, import_command, export_command, demo,
+    create, attach, mount, umount, info, stats, check, resize, unlock, erase, import_command, export_command,
+    demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,18 +1,32 @@
 """A progress bar on a terminal, and nothing anywhere else."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-#: Called with how much is done so far, and how much there is in all.
-Update = Callable[[int, int], None]
+
+class Update(Protocol):
+    """Called with how much is done so far, how much there is in all (None: not known yet), and a few more
+    words."""
+
+    def __call__(self, done: int, total: int | None, words: str = "", /) -> None: ...
+
+
+def is_shown() -> bool:
+    """Whether there is somebody to see a bar."""
+    return sys.stderr.isatty()
+
+
+def _tell_nobody(done: int, total: int | None, words: str = "", /) -> None:
+    pass
 
 
 @contextmanager
 def progress(description: str, *, of_bytes: bool = True) -> Iterator[Update]:
     """A bar on standard error while the body runs, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
+    if not is_shown():
+        yield _tell_nobody
         return
     from rich.console import Console
     from rich.progress import (
@@ -25,11 +39,19 @@ def progress(description: str, *, of_bytes: bool = True) -> Iterator[Update]:
     )
 
     amount = DownloadColumn(binary_units=True) if of_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        amount,
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+    )
+    # Lines on standard output go above the bar, unless they go elsewhere altogether.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task(description, total=None, words="")
 
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def update(done: int, total: int | None, words: str = "", /) -> None:
+            bar.update(task, completed=done, total=total, words=words)
 
         yield update

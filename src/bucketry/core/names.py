@@ -12,10 +12,13 @@ from dataclasses import dataclass
 SUPERBLOCK_NAME = "superblock.bucketry.json"
 #: As the superblock's, after all blocks.
 LEASE_NAME = "lease.bucketry.json"
+#: Damaged blocks that were put aside are named ``damaged/NAME-TIME``.
+KEPT_FOLDER = "damaged/"
 MOUNT_TOKEN_NAME = "s3backer-mounted"  # noqa: S105 -- an object's name
 
 _MASK = 0xFFFFFFFF
 _NAME = re.compile(r"(?:([0-9a-f]{8})-)?([0-9a-f]{8})", re.ASCII)
+_KEPT_NAME = re.compile(rf"{KEPT_FOLDER}(?:[0-9a-f]{{8}}-)?[0-9a-f]{{8}}-\d{{8}}T\d{{6}}Z", re.ASCII)
 
 
 def block_hash(block: int) -> int:
@@ -24,6 +27,18 @@ def block_hash(block: int) -> int:
     for step in range(12, 0, -1):
         value = (((value >> 8) ^ value) * 0x6B + step) & _MASK
     return value
+
+
+def kept_key(prefix: str, key: str, stamp: str) -> str:
+    """The key that a damaged block's object is kept under; ``stamp`` is a UTC time like
+    ``20261121T193800Z``."""
+    return f"{prefix}{KEPT_FOLDER}{key.removeprefix(prefix)}-{stamp}"
+
+
+def is_kept(prefix: str, key: str) -> bool:
+    """Whether ``kept_key`` made this key. Another volume may lie in that folder: its blocks do not end with a
+    time."""
+    return key.startswith(prefix) and _KEPT_NAME.fullmatch(key, len(prefix)) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,29 +3,44 @@
 Everything here works on a place in a bucket; ``assemble`` says which.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from bucketry import __version__
 from bucketry.cache.block_cache import BlockCache
+from bucketry.cache.journal_files import Files
 from bucketry.codec.offload import Offload
 from bucketry.core.geometry import BLOCK_COUNT_MAX
-from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames
+from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames, is_kept
 from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
 from bucketry.disk import holding
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
+from bucketry.disk.journaling import AttachedJournal
 from bucketry.errors import BucketryError, Fenced, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.listing import closing_pages
 from bucketry.layout.volume import Volume
 from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
 
+_log = logging.getLogger(__name__)
+
 #: Keys in one request of a bulk delete: what S3 allows, and what progress is told in.
 _ERASE_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The local storage of one attachment. ``journal_files`` opens the journal's files, ``offload`` runs what
+    is done with them, one call at a time."""
+
+    journal_files: Callable[[], Files]
+    offload: Offload
 
 
 async def create(place: Place, volume_format: VolumeFormat, password: Secret | None) -> Volume:
@@ -52,22 +67,29 @@ async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, Holding]
 
 @asynccontextmanager
 async def opened(
-    place: Place, asked: VolumeSettings, cache_settings: CacheSettings, *, offload: Offload, uploads_max: int
+    place: Place,
+    asked: VolumeSettings,
+    cache_settings: CacheSettings,
+    *,
+    offload: Offload,
+    uploads_max: int,
+    local: Local | None = None,
 ) -> AsyncIterator[Disk]:
     """The running disk of a volume. Nothing is written before the volume and the password have been found
-    right and, for writing, lease and mount token are ours.
+    right and, for writing, lease and mount token are ours. What a journal was left with is taken over before
+    the disk can be used.
 
-    On leaving everything is flushed, and the volume given back. When the flush fails the dirty data is lost
-    with the process: Unfinished is raised saying how much, and lease and token stay as they are. Flush first,
-    and leave when that has worked.
+    On leaving everything is brought into the bucket, and the volume given back. When that fails Unfinished is
+    raised saying how much is missing, and lease and token stay as they are; without a journal it is lost with
+    the process. Flush first, and leave when that has worked.
     """
     found = await volume.detect(
         place.bucket, place.prefix, asked, salt=place.salt, allow_empty=asked.size_bytes is not None
     )
     cipher = await volume.unlock(place.bucket, found, asked.password)
     layout = volume.open_layout(place.bucket, found, cipher, offload=offload, in_flight_max=uploads_max)
-    cache = BlockCache(layout, cache_settings, read_only=asked.read_only)
     if asked.read_only:
+        cache = BlockCache(layout, cache_settings, read_only=True)
         async with _running(cache):
             yield Disk(cache, layout.geometry, read_only=True)
         return
@@ -77,9 +99,46 @@ async def opened(
         if disk is not None:
             disk.fail(error)
 
-    async with holding.held(place, force=asked.force, on_lost=on_lost) as keeper, _running(cache):
-        disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
-        yield disk
+    async with (
+        _journal(place, found, cache_settings, local) as attached,
+        holding.held(place, force=asked.force, on_lost=on_lost) as keeper,
+    ):
+        if attached is None:
+            cache = BlockCache(layout, cache_settings)
+        else:
+            await attached.confirm(keeper)
+            cache = BlockCache(
+                layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber
+            )
+        async with _running(cache):
+            if attached is not None and attached.epochs:
+                replayed_bytes = await cache.recover(attached.epochs)
+                _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
+            disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
+            yield disk
+        if attached is not None:
+            await attached.close(empty=True)
+
+
+@asynccontextmanager
+async def _journal(
+    place: Place, found: Volume, cache_settings: CacheSettings, local: Local | None
+) -> AsyncIterator[AttachedJournal | None]:
+    if cache_settings.durability != "journal":
+        yield None
+        return
+    assert local is not None, "a journal needs local storage"
+    attached = await AttachedJournal.open(
+        place,
+        found,
+        local.journal_files(),
+        size_bytes_max=cache_settings.journal_bytes,
+        offload=local.offload,
+    )
+    try:
+        yield attached
+    finally:
+        await attached.close(empty=False)
 
 
 @asynccontextmanager
@@ -95,10 +154,13 @@ async def _close(cache: BlockCache) -> None:
     try:
         await cache.close()
     except BucketryError as error:
-        lost_bytes = await cache.abandon()
-        raise Unfinished(
-            f"{format_size(lost_bytes)} did not reach the bucket and are lost: {error}"
-        ) from error
+        in_journal = await cache.is_in_journal()
+        missing = format_size(await cache.abandon())
+        if in_journal:
+            text = f"{missing} did not reach the bucket; the journal keeps them for the next attach: {error}"
+        else:
+            text = f"{missing} did not reach the bucket and are lost: {error}"
+        raise Unfinished(text) from error
     finally:
         await cache.abandon()
 
@@ -131,13 +193,17 @@ async def erase(place: Place, asked: VolumeSettings) -> AsyncGenerator[int, None
 
 
 async def _block_keys(place: Place) -> AsyncGenerator[list[str], None]:
-    """The keys of all blocks under the prefix, with hash prefixes or without, in batches."""
+    """The keys of all blocks under the prefix, with hash prefixes or without, and of those that a check put
+    aside, in batches."""
     kinds = [BlockNames(place.prefix, BLOCK_COUNT_MAX, hash_prefix) for hash_prefix in (False, True)]
     keys: list[str] = []
     async with closing_pages(place.bucket.list(prefix=place.prefix)) as pages:
         async for page in pages:
             keys += [
-                entry.key for entry in page if any(names.parse(entry.key) is not None for names in kinds)
+                entry.key
+                for entry in page
+                if is_kept(place.prefix, entry.key)
+                or any(names.parse(entry.key) is not None for names in kinds)
             ]
             while len(keys) >= _ERASE_BATCH:
                 yield keys[:_ERASE_BATCH]

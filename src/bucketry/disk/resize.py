@@ -29,7 +29,7 @@ from bucketry.layout.resize import set_size
 from bucketry.layout.superblock import read_superblock
 from bucketry.layout.together import few_at_once
 from bucketry.layout.volume import Volume
-from bucketry.settings import VolumeSettings
+from bucketry.settings import LimitSettings, VolumeSettings
 
 #: Keys in one request of a bulk delete: what S3 allows.
 _DELETE_BATCH = 1000
@@ -51,7 +51,7 @@ class ResizeStep:
 
 
 async def resize(
-    place: Place, asked: VolumeSettings, size_bytes: int, *, offload: Offload, in_flight_max: int
+    place: Place, asked: VolumeSettings, size_bytes: int, *, offload: Offload, limits: LimitSettings
 ) -> AsyncGenerator[ResizeStep, None]:
     """Give the volume ``size_bytes``; yields how far it is. What ``asked`` says of the size counts for
     nothing.
@@ -72,6 +72,7 @@ async def resize(
             beyond = _Beyond(place, found, first, stop)
             delete_count = await beyond.count()
             if delete_count and not asked.force:
+                in_flight_max = limits.blocks_in_flight(geometry.block_size_bytes)
                 live = await beyond.count_live(asked, offload, in_flight_max)
                 if live:
                     raise AlreadyExists(_refusal(place, live, grows=grows))

@@ -351,13 +351,22 @@ def open_layout(
     bucket: Bucket, volume: Volume, cipher: BlockCipher | None, *, offload: Offload, in_flight_max: int
 ) -> S3backerLayout:
     """The layout of a volume that was detected, with what ``unlock`` returned for it."""
+    return S3backerLayout(
+        bucket,
+        volume.names,
+        volume.geometry,
+        open_codec(volume, cipher),
+        offload=offload,
+        in_flight_max=in_flight_max,
+    )
+
+
+def open_codec(volume: Volume, cipher: BlockCipher | None) -> BlockCodec:
+    """What encodes and decodes the blocks of a volume."""
     volume_format = volume.format
-    codec = BlockCodec(
+    return BlockCodec(
         volume_format.block_size_bytes,
         compression=volume_format.compression,
         level=volume_format.compression_level,
         cipher=cipher,
-    )
-    return S3backerLayout(
-        bucket, volume.names, volume.geometry, codec, offload=offload, in_flight_max=in_flight_max
     )

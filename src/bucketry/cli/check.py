@@ -1,0 +1,189 @@
+"""``bucketry check``: everything that is stored of a disk, read and verified."""
+
+import json
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import click
+
+from bucketry.cli import exits
+from bucketry.cli.command import Command
+from bucketry.cli.options import (
+    Connection,
+    Volume,
+    connection_options,
+    json_option,
+    url_argument,
+    volume_options,
+)
+from bucketry.cli.progress import Update, is_shown, progress
+from bucketry.cli.secrets import with_password
+from bucketry.core.units import format_size
+from bucketry.serve import event_loop
+from bucketry.settings import BucketSettings, Secret, VolumeSettings
+
+if TYPE_CHECKING:
+    from bucketry.disk.check import CheckReport, CheckStep, Repair
+    from bucketry.layout.findings import Finding
+
+
+@click.command(
+    cls=Command,
+    examples=["bucketry check s3://bucket/disk", "bucketry check s3://bucket/disk --repair"],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
+)
+@url_argument
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Put right what loses nothing: delete blocks beyond the end and blocks of zeros, write the size "
+    "where it is missing or wrong.",
+)
+@click.option(
+    "--zero-damaged",
+    is_flag=True,
+    help="With --repair: put damaged blocks aside, below damaged/, and make them zero, so that a filesystem "
+    "can go on.",
+)
+@json_option
+@volume_options
+@connection_options
+def check(
+    url: str, repair: bool, zero_damaged: bool, as_json: bool, volume: Volume, connection: Connection
+) -> None:
+    """Read and verify every stored block of the disk at URL.
+
+    Tells of damage (exit code 1), of flaws that --repair puts right, and of what is good to know. Without
+    --repair nothing is changed, and the disk may be attached meanwhile; with it the disk must not be.
+    """
+    if zero_damaged and not repair:
+        raise click.UsageError("--zero-damaged goes with --repair")
+    bucket = connection.settings(url)
+
+    def run(password: Secret | None) -> "CheckReport":
+        from bucketry.disk.check import Repair
+
+        wanted = Repair(zero_damaged=zero_damaged) if repair else None
+        settings = volume.settings(password)
+        return event_loop.run(_check(bucket, settings, wanted, as_json=as_json))
+
+    report = with_password(volume, run)
+    if report.damage_count:
+        raise exits.Reported(f"{url}: {report.damage_count} damaged", exits.FAILED)
+
+
+async def _check(
+    bucket: BucketSettings, settings: VolumeSettings, repair: "Repair | None", *, as_json: bool
+) -> "CheckReport":
+    from bucketry.assemble import check_volume
+    from bucketry.disk.check import CheckReport
+
+    writer = _JsonWriter() if as_json else _LineWriter(is_repair=repair is not None)
+    report = None
+    with progress("checking") as update:
+        steps = check_volume(bucket, settings, repair=repair, measure=is_shown())
+        async with aclosing(steps):
+            async for step in steps:
+                if isinstance(step, CheckReport):
+                    report = step
+                else:
+                    writer.tell(step)
+                    _show_progress(step, update)
+    assert report is not None, "the report comes last"
+    writer.end(report)
+    return report
+
+
+def _show_progress(step: "CheckStep", update: Update) -> None:
+    done, total = step.done, step.total
+    if total is None:
+        update(done.size_bytes, None, f"{done.blocks} blocks")
+    else:
+        # A volume in use may have grown meanwhile.
+        update(
+            done.size_bytes, max(done.size_bytes, total.size_bytes), f"{done.blocks}/{total.blocks} blocks"
+        )
+
+
+class _LineWriter:
+    """For people: a line for everything that is found or done, as it comes."""
+
+    def __init__(self, *, is_repair: bool) -> None:
+        self._is_repair = is_repair
+
+    def tell(self, step: "CheckStep") -> None:
+        for finding in step.findings:
+            remedy = finding.remedy
+            advice = f"; {_ADVICE[remedy.name]}" if remedy is not None and not self._is_repair else ""
+            click.echo(_printable(f"{finding.severity.value}: {finding.message}{advice}"))
+        for action in step.actions:
+            click.echo(_printable(action.message))
+
+    def end(self, report: "CheckReport") -> None:
+        figures = report.figures
+        checked = f"{figures['blocks']} blocks, {format_size(figures['bytes'])} read"
+        found = [
+            f"{count} {what}"
+            for what, count in (
+                ("damaged", report.damage_count),
+                ("flaws", report.flaw_count),
+                ("repaired", report.repaired_count),
+            )
+            if count
+        ]
+        click.echo(f"{report.url}: {checked}: {', '.join(found) or 'all is well'}")
+
+
+#: What --repair would do, by the name of the remedy.
+_ADVICE = {
+    "DELETE": "--repair deletes it",
+    "REWRITE": "--repair writes it",
+    "ZERO": "--repair --zero-damaged puts it aside and makes the block zero",
+}
+
+
+class _JsonWriter:
+    """For programs: one object, written as things come, for there may be millions of them."""
+
+    def __init__(self) -> None:
+        self._is_first = True
+        click.echo('{"entries": [', nl=False)
+
+    def tell(self, step: "CheckStep") -> None:
+        for finding in step.findings:
+            self._entry({"entry": "finding", **_finding_fields(finding)})
+        for action in step.actions:
+            fields = {"entry": "action", "done": action.done, "message": action.message}
+            self._entry({**fields, "block": action.finding.block, "key": action.finding.key})
+
+    def _entry(self, fields: Mapping[str, object]) -> None:
+        click.echo(("" if self._is_first else ",") + "\n  " + json.dumps(fields), nl=False)
+        self._is_first = False
+
+    def end(self, report: "CheckReport") -> None:
+        fields = {
+            "url": report.url,
+            "kind": report.kind,
+            "damage": report.damage_count,
+            "flaws": report.flaw_count,
+            "repaired": report.repaired_count,
+            "figures": dict(report.figures),
+        }
+        click.echo(f'\n], "report": {json.dumps(fields)}}}')
+
+
+def _finding_fields(finding: "Finding") -> dict[str, object]:
+    return {
+        "severity": finding.severity.value,
+        "kind": finding.kind,
+        "message": finding.message,
+        "block": finding.block,
+        "key": finding.key,
+        "remedy": None if finding.remedy is None else finding.remedy.value,
+    }
+
+
+def _printable(text: str) -> str:
+    """Names of foreign objects are anybody's: none of them moves the cursor."""
+    return "".join(character if character.isprintable() else "?" for character in text)
