@@ -450,12 +450,32 @@ async def test_a_full_journal_whose_epochs_are_in_the_bucket_has_room() -> None:
     journal, _ = await open_journal(files)
     for _ in range(20):
         refused_at = figures(journal)["refused_epochs"]
-        while figures(journal)["used_bytes"] < figures(journal)["size_bytes_max"] - HEAD_BYTES - (16 << 10):
+        while figures(journal)["used_bytes"] < figures(journal)["size_bytes_max"] - HEAD_BYTES:
             assert await journal.append(journal.next_epoch, data_of(1))
         journal.note_drained(journal.next_epoch - 1)
         assert await journal.append(journal.next_epoch, [Write(0, bytes(8000))])
         assert figures(journal)["refused_epochs"] == refused_at == 0
         assert list(await recover(MemoryFiles.holding(files.contents()))) == [journal.next_epoch - 1]
+    await journal.close(empty=False)
+
+
+async def test_a_segment_is_used_again_only_when_it_is_known_not_to_be_needed() -> None:
+    """Whatever of a commit reaches the disk that overwrites older epochs, the journal is never taken for
+    damaged: that those were drained is durable before."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    while figures(journal)["used_bytes"] < figures(journal)["size_bytes_max"] - HEAD_BYTES:
+        assert await journal.append(journal.next_epoch, [Write(0, bytes(3000)), *data_of(1)])
+    last = journal.next_epoch - 1
+    journal.note_drained(last - 2)
+    begin = len(files.history)
+    assert await journal.append(last + 1, [Write(0, b"y" * 30_000)])
+    for count in range(begin, len(files.history) + 1):
+        for seed in range(20):
+            found = list(await recover(files.at(count).power_cut(Random(seed))))
+            assert found[-1] >= last
+            assert found == list(range(found[0], found[-1] + 1))
+            assert found[0] <= last - 1
     await journal.close(empty=False)
 
 
@@ -720,6 +740,34 @@ async def test_statistics_say_what_the_bucket_lacks() -> None:
     journal, _ = await open_journal(files)
     found = figures(journal)
     assert (found["lag_epochs"], found["lag_bytes"], found["oldest_epoch"]) == (4, 4000, 1)
+    await journal.close(empty=False)
+
+
+@pytest.mark.parametrize("offset", [0, HEAD_COPY_BYTES])
+async def test_damage_to_the_head_brings_nothing_back(offset: int) -> None:
+    """After a skip both copies of the head are new: damage to one does not revive older epochs."""
+    files = await with_epochs(3)
+    journal, _ = await open_journal(files)
+    await journal.skip(4)
+    files.write("head", offset + 40, [b"!"])
+    assert await recover(MemoryFiles.holding(files.contents())) == {}
+    await journal.close(empty=False)
+
+
+async def test_a_head_of_several_sectors_is_replaced_in_one_step() -> None:
+    """With names too long for one sector, a power cut leaves the old head or the new one."""
+    old, new = (JournalIdentity("v" * 1500, f"{digit}" * 900, 1 << 20, 4096) for digit in (1, 2))
+    files = MemoryFiles()
+    journal, _ = await open_journal(files, old)
+    assert await journal.append(1, data_of(1))
+    begin = len(files.history)
+    await journal.relabel(new)
+    for count in range(begin, len(files.history) + 1):
+        for seed in range(20):
+            report = inspect(files.at(count).power_cut(Random(seed)))
+            assert report is not None
+            assert report.identities in ((old,), (new,))
+            assert report.epoch_count == 1
     await journal.close(empty=False)
 
 

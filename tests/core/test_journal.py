@@ -348,6 +348,18 @@ def test_damage_in_what_the_bucket_has_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("lost", ["a", "b"])
+def test_a_torn_first_commit_is_no_damage(lost: str) -> None:
+    """The very first commit reached over two segments, and a power cut left only one of them."""
+    segments = Segments()
+    segments.append(1, write(0, bytes(12000)))
+    assert set(segments.files) == {"a", "b"}
+    segments.files[lost] = bytearray(SEGMENT_BYTES_MIN)
+    found = segments.scan()
+    assert (found.damage, found.epochs, found.next_sequence, found.newest_epoch) == (None, (), 1, 0)
+    assert found.segments == ()
+
+
+@pytest.mark.parametrize("lost", ["a", "b"])
 def test_a_missing_segment_is_told(lost: str) -> None:
     """A segment that is gone, and was not known to be drained, is damage."""
     segments = filled(18)

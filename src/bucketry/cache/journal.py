@@ -321,19 +321,12 @@ class Journal:
             raise self._error
         assert epoch > self._newest_asked, "epochs are appended in their order, each once"
         self._newest_asked = epoch
-        if self._refused is not None:
-            self._refuse(epoch)
-            return False
         loop = asyncio.get_running_loop()
         pending = _Pending(epoch, changes, loop.create_future())
         self._pending.append(pending)
         if self._committer is None:
             self._committer = self._begin(self._commit_pending())
         return await pending.done
-
-    def _refuse(self, epoch: int) -> None:
-        self._refused = epoch
-        self._counts.refused_epochs += 1
 
     async def _commit_pending(self) -> None:
         try:
@@ -354,7 +347,8 @@ class Journal:
                     break
                 del group[:count]
             for pending in group:
-                self._refuse(pending.epoch)
+                self._refused = pending.epoch
+                self._counts.refused_epochs += 1
                 _answer(pending.done, False)
         except BaseException as error:
             failure = error if isinstance(error, BucketryError) else Unavailable(f"journal: {error!r}")
