@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames, block_hash
+from bucketry.core.names import (
+    MOUNT_TOKEN_NAME,
+    SUPERBLOCK_NAME,
+    BlockNames,
+    block_hash,
+    is_kept,
+    kept_key,
+)
 
 BLOCKS_MAX = (1 << 32) - 1
 
@@ -79,3 +86,13 @@ def test_the_superblock_sorts_after_all_blocks() -> None:
     for hash_prefix in (False, True):
         end = BlockNames("p/", BLOCKS_MAX, hash_prefix).key_before(1 << 32)
         assert end < "p/" + MOUNT_TOKEN_NAME < "p/" + SUPERBLOCK_NAME
+
+
+@pytest.mark.parametrize("key", ["p/0000002a", "p/d0629fa5-0000002a"])
+def test_what_is_put_aside_is_known_again(key: str) -> None:
+    """And is nobody else's: not a volume's in that folder, nor one of another prefix."""
+    kept = kept_key("p/", key, "20261121T193800Z")
+    assert kept == f"p/damaged/{key[2:]}-20261121T193800Z"
+    assert is_kept("p/", kept)
+    for other in (kept[2:], f"p/damaged/{key[2:]}", kept + "x", kept.replace("damaged", "kept"), key):
+        assert not is_kept("p/", other)

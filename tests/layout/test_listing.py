@@ -13,7 +13,7 @@ from bucketry.bucket.memory import MemoryBucket
 from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.core.priority import Priority
 from bucketry.errors import Unavailable
-from bucketry.layout.listing import RANGE_COUNT, list_blocks
+from bucketry.layout.listing import RANGE_COUNT, list_blocks, list_blocks_between
 from bucketry.settings import BucketSettings
 from servers.seaweed import Seaweed
 
@@ -122,6 +122,19 @@ async def test_a_listing_may_be_left_early() -> None:
     assert bucket.open_listings > 1
     await pages.aclose()
     assert bucket.open_listings == 0
+
+
+@pytest.mark.parametrize("hash_prefix", [False, True])
+async def test_a_part_of_the_blocks(hash_prefix: bool) -> None:
+    """From one number to before another, with hash prefixes and without; no page is empty."""
+    names = BlockNames("p/", 1 << 20, hash_prefix)
+    stored = random.Random(6).sample(range(1 << 20), 4000)
+    bucket = await fill(names, stored)
+    for first, stop in ((0, 1 << 20), (1 << 19, 1 << 20), (5, 5), (1000, 50_000)):
+        pages = [page async for page in list_blocks_between(bucket, names, first, stop)]
+        assert all(pages)
+        found = sorted(block for page in pages for block in page)
+        assert found == sorted(block for block in stored if first <= block < stop)
 
 
 @pytest.mark.system

@@ -1,6 +1,7 @@
 """The superblock: both ways, and everything that is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketry.bucket.memory import MemoryBucket
+from bucketry.core.geometry import Geometry
 from bucketry.errors import AlreadyExists, Corrupt, Invalid, Unsupported
 from bucketry.layout.superblock import (
     SIZE_MAX,
@@ -48,6 +50,19 @@ ENCRYPTED = Superblock(
 def test_it_comes_back(superblock: Superblock) -> None:
     """What is encoded is decoded to the same values."""
     assert decode(encode(superblock)) == superblock
+
+
+def test_a_resize_under_way_is_told_only_while_it_lasts() -> None:
+    """Block 0 may still say the size before; otherwise the field is not there."""
+    resizing = replace(PLAIN, resized_from_bytes=1 << 30)
+    assert decode(encode(resizing)) == resizing
+    assert json.loads(encode(resizing))["resized_from_bytes"] == 1 << 30
+    assert resizing.resized_from == Geometry(1 << 30, 1 << 17)
+    assert "resized_from_bytes" not in json.loads(encode(PLAIN))
+    assert PLAIN.resized_from is None
+    for wrong in (0, -1, 5, "1", None, 1.0):
+        with pytest.raises(Corrupt):
+            decode(json.dumps({**json.loads(encode(PLAIN)), "resized_from_bytes": wrong}).encode())
 
 
 def test_its_fields_are_those_of_the_format() -> None:

@@ -1,11 +1,13 @@
 """Several requests at once."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 
 import pytest
 
 from bucketry.errors import Unavailable
-from bucketry.layout.together import together
+from bucketry.layout.together import few_at_once, together
 
 
 async def test_results_come_in_order() -> None:
@@ -54,3 +56,61 @@ async def test_cancelling_cancels_all() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(ended) == 2
+
+
+class Work:
+    """Numbers up to ``count``, each after a turn of the loop, and an account of what runs."""
+
+    def __init__(self, count: int, *, fail_at: int | None = None) -> None:
+        self._count = count
+        self._fail_at = fail_at
+        self.running = self.most = self.begun = 0
+        self.is_closed = False
+
+    async def all(self) -> AsyncGenerator[Coroutine[object, object, int], None]:
+        try:
+            for number in range(self._count):
+                yield self._one(number)
+        finally:
+            self.is_closed = True
+
+    async def _one(self, number: int) -> int:
+        self.begun += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(0)
+            if number == self._fail_at:
+                raise Unavailable("no")
+            await asyncio.sleep(0)
+        finally:
+            self.running -= 1
+        return number
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 50])
+async def test_few_at_once_do_everything_with_a_limit(count: int) -> None:
+    """Each result comes once; never more run than may, and as many as may."""
+    work = Work(count)
+    results = [number async for number in few_at_once(work.all(), 4)]
+    assert sorted(results) == list(range(count))
+    assert work.most == min(count, 4)
+
+
+async def test_few_at_once_begin_no_more_than_is_taken() -> None:
+    """Work is drawn as results are taken: a million of them are never there at once."""
+    work = Work(1000)
+    async with aclosing(few_at_once(work.all(), 4)) as results:
+        await anext(results)
+        await asyncio.sleep(0)
+        assert work.begun <= 8
+    assert (work.running, work.is_closed) == (0, True)
+
+
+async def test_the_first_error_of_few_at_once_ends_the_rest() -> None:
+    """It is raised when nothing is under way any more."""
+    work = Work(50, fail_at=7)
+    with pytest.raises(Unavailable):
+        async for _ in few_at_once(work.all(), 4):
+            pass
+    assert (work.running, work.is_closed) == (0, True)
