@@ -27,10 +27,13 @@ from servers.raw_http import PATIENCE_SECONDS, RawConnection, ask, connected, re
 BODY = bytes(range(256)) * 1024
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
+@pytest.fixture(scope="module", params=["the fastest loop", "asyncio's own loop"])
+def shared_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "asyncio's own loop":
+            patch.setattr("bucketry.testing.s3_server.threaded.loop_factory", lambda: None)
+        with S3Server() as server:
+            yield server
 
 
 @pytest.fixture

@@ -13,11 +13,14 @@ from bucketry.testing.s3_server.http import HEAD_BYTES_MAX, parse_head
 from servers.raw_http import ask, connected, request_bytes
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        server.make_bucket("bucket")
-        yield server
+@pytest.fixture(scope="module", params=["the fastest loop", "asyncio's own loop"])
+def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "asyncio's own loop":
+            patch.setattr("bucketry.testing.s3_server.threaded.loop_factory", lambda: None)
+        with S3Server() as server:
+            server.make_bucket("bucket")
+            yield server
 
 
 def keys(server: S3Server) -> list[str]:

@@ -34,6 +34,7 @@ class S3Server(Controls):
         self._port = port
         self._control_port = control_port
         self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: RunningServer | None = None
         self._stop: asyncio.Event | None = None
@@ -59,24 +60,21 @@ class S3Server(Controls):
         """Returns when it serves. Raises OSError when the port is taken."""
         assert self._thread is None
         started = threading.Event()
-        failures: list[BaseException] = []
 
         def run() -> None:
             try:
                 with asyncio.Runner(loop_factory=loop_factory()) as runner:
                     runner.run(self._serve(started))
             except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for us
-                failures.append(error)
+                self._failure = error
             finally:
                 started.set()
 
         self._thread = threading.Thread(target=run, name="s3-server", daemon=True)
         self._thread.start()
         started.wait()
-        if failures:
-            self._thread.join()
-            self._thread = None
-            raise failures[0]
+        if self._server is None:
+            self._end()
 
     def stop(self) -> None:
         """End all connections, forget all objects; does nothing when it does not run."""
@@ -84,10 +82,9 @@ class S3Server(Controls):
             return
         assert self._loop is not None
         assert self._stop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._thread = None
-        self._server = None
+        if self._failure is None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._end()
 
     def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
         assert self._loop is not None
@@ -102,6 +99,15 @@ class S3Server(Controls):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _end(self) -> None:
+        """Wait for the thread, and raise here what went wrong there."""
+        assert self._thread is not None
+        self._thread.join()
+        self._thread = self._server = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     async def _serve(self, started: threading.Event) -> None:
         server = RunningServer(self._settings)
