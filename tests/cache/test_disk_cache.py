@@ -219,7 +219,7 @@ async def test_a_failed_commit_leaves_nothing_to_believe(tmp_path: Path) -> None
 
 
 async def test_a_read_that_a_commit_overtakes_is_not_kept(tmp_path: Path) -> None:
-    """What it brings may be old, whether the commit began or ended while it was under way."""
+    """What it brings may be old, whether it began before the commit or during it."""
     below = memory_layout(filled=True)
     async with cached(below, tmp_path) as layout:
         for number in (1, 2):
@@ -242,6 +242,48 @@ async def test_a_read_that_a_commit_overtakes_is_not_kept(tmp_path: Path) -> Non
             assert await read(layout, number) == block_of(70 + number)
             await settle(layout)
             assert await read(layout, number) == block_of(70 + number)
+
+
+async def test_a_commit_overtakes_a_read_of_the_local_disk(tmp_path: Path) -> None:
+    """A read that ends after a commit of its block brings what was committed."""
+    gate = asyncio.Event()
+    gate.set()
+
+    async def slow(work: Callable[[], T], /) -> T:
+        result = work()
+        await gate.wait()
+        return result
+
+    below = memory_layout(filled=True)
+    async with cached(below, tmp_path, offload=slow) as layout:
+        await read(layout, 1)
+        await settle(layout)
+        gate.clear()
+        reading = asyncio.create_task(read(layout, 1))
+        await asyncio.sleep(0)
+        await layout.commit([Write(BLOCK, block_of(50))])
+        gate.set()
+        assert await reading == block_of(50)
+
+
+async def test_a_commit_overtakes_the_question_for_a_tag(tmp_path: Path) -> None:
+    """What was committed meanwhile is neither doubted nor dropped for it."""
+    below = memory_layout(filled=True)
+    async with cached(below, tmp_path) as layout:
+        await read(layout, 1)
+    async with cached(below, tmp_path) as layout:
+        below.read_gate.close()
+        reading = asyncio.create_task(read(layout, 1))
+        await asyncio.sleep(0)
+        assert below.tag_log == [1]
+        await layout.commit([Write(BLOCK, block_of(50))])
+        await settle(layout)
+        below.read_gate.open()
+        assert await reading == block_of(50)
+        assert figure(layout, "stale") == 0
+        reads = len(below.read_log)
+        assert await read(layout, 1) == block_of(50)
+        assert len(below.read_log) == reads
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -473,6 +515,7 @@ def test_many_at_once_agree_with_a_byte_array(tmp_path: Path, seed: int) -> None
                 if prng.random() < 0.7:
                     tasks.append(survey(layout))
                 await asyncio.gather(*tasks)
+                assert figure(layout, "corrupt") == 0, "no slot is used twice at a time"
             for number in prng.sample(range(BLOCKS), 5):
                 below.blocks[number] = block_of(prng.randrange(10_000))
 

@@ -67,8 +67,8 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class _Load:
-    """Reads of one block from below. ``overtaken``: a commit of the block began or ended meanwhile, so what
-    they bring may be old."""
+    """Reads of one block from below. ``overtaken``: a commit of the block ended meanwhile, so what they bring
+    may be old."""
 
     count: int = 0
     overtaken: bool = False
@@ -300,11 +300,11 @@ class CachedLayout:
         self, changes: Sequence[Change], *, priority: Priority = Priority.UPLOAD
     ) -> Mapping[int, Tag]:
         touched = [self._blocks(change.extent) for change in changes]
-        self._forget(touched)
         try:
             tags = await self._below.commit(changes, priority=priority)
         finally:
-            # Also when it failed: nobody knows what is stored now.
+            # Also when it failed: nobody knows what is stored now. Until then what is here is as good an
+            # answer as the new content: whoever reads meanwhile may get either.
             self._forget(touched)
         written: dict[int, memoryview] = {}
         for change in changes:
@@ -420,7 +420,7 @@ class CachedLayout:
                 self._release(record.slot)
 
     def _forget(self, ranges: Sequence[range]) -> None:
-        """The blocks are being changed below: what is here, or on its way here, is old."""
+        """The blocks have been changed below: what is here, or on its way here, is old."""
         for blocks in ranges:
             if len(blocks) > len(self._entries) + len(self._storing) + len(self._loads):
                 known = chain(self._entries, self._storing, self._loads)
