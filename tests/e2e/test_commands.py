@@ -411,8 +411,10 @@ def test_a_killed_process_under_a_filesystem_is_cleared_away(
 ) -> None:
     """Filesystem, loop device and private directory go; what had been flushed is there afterwards."""
     cli.ok("mount", disk, directory, "--mkfs", "ext4")
-    (directory / "name").write_text("flushed")
-    os.sync()
+    with (directory / "name").open("w") as file:
+        file.write("flushed")
+        file.flush()
+        os.fsync(file.fileno())
     pid = cli.pid()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid))
