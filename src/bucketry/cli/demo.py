@@ -148,7 +148,9 @@ class _Story:
             raise Corrupt(f"{len(different)} files differ, {min(different)} for one")
 
     def _show_bucket(self) -> None:
-        sizes = [path.stat().st_size for path in self._bucket.rglob("*") if path.is_file()]
+        # What a directory needs for being a bucket lies in .bucketry, and is no object.
+        files = [path for path in self._bucket.rglob("*") if path.is_file() and ".bucketry" not in path.parts]
+        sizes = [path.stat().st_size for path in files]
         self._console.print(f"  the bucket holds [bold]{len(sizes)} objects, {format_size(sum(sizes))}[/]")
 
     def _show_statistics(self) -> None:
