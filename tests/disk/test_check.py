@@ -218,6 +218,18 @@ async def test_the_password_is_tried_first(place: Place, password: Secret | None
         await checked(place, VolumeSettings(password=password))
 
 
+async def test_a_damaged_block_0_does_not_make_a_right_password_wrong(place: Place) -> None:
+    """On an encrypted s3backer volume a password is tried on a block; others are asked when that one is
+    damaged. A wrong password stays wrong."""
+    theirs = replace(THEIRS, cipher="AES-128-CBC", password=PASSWORD)
+    await write(place, *range(16), asked=theirs)
+    await damage(place, 0, b"!" * (BLOCK + 16))
+    result = await checked(place, KNOWN)
+    assert (result.damage, result.of("damaged block").block) == (1, 0)
+    with pytest.raises(WrongPassword):
+        await checked(place, VolumeSettings(password=Secret("wrong")))
+
+
 async def plant(place: Place) -> None:
     """One of each flaw, one damaged block, and what is not ours."""
     await made(place)

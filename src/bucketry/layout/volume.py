@@ -4,6 +4,7 @@ What a volume says of itself comes from its superblock; without one, it is s3bac
 with block 0, its encryption with any block, and the rest is asked of the caller.
 """
 
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from bucketry.bucket.interface import Bucket, ObjectInfo
@@ -29,7 +30,7 @@ from bucketry.errors import (
     WrongPassword,
 )
 from bucketry.layout.block_0 import stored_geometry
-from bucketry.layout.listing import closing_pages
+from bucketry.layout.listing import closing_pages, list_blocks
 from bucketry.layout.s3backer import S3backerLayout
 from bucketry.layout.superblock import Superblock, read_superblock, write_superblock
 from bucketry.settings import COMPRESSIONS, Secret, VolumeFormat, VolumeSettings
@@ -37,6 +38,8 @@ from bucketry.settings import COMPRESSIONS, Secret, VolumeFormat, VolumeSettings
 #: What s3backer takes when nothing tells.
 _DEFAULT_BLOCK_SIZE = 4096
 _DEFAULT_CIPHER = "AES-128-CBC"
+#: Blocks that a password is tried on, before so many being damaged is less likely than that it is wrong.
+_PASSWORD_TRIES_MAX = 10
 #: Pages of other names, at 1000 each, that are passed over in search of a block.
 _SEARCH_PAGES_MAX = 20
 
@@ -276,6 +279,30 @@ async def unlock(bucket: Bucket, volume: Volume, password: Secret | None) -> Blo
     elif volume.sample_block is not None:
         await _try_password(bucket, volume, volume.sample_block, cipher)
     return cipher
+
+
+async def unlock_damaged(bucket: Bucket, volume: Volume, password: Secret | None) -> BlockCipher | None:
+    """As ``unlock``; but where only blocks can tell whether the password is right, one of several does."""
+    try:
+        return await unlock(bucket, volume, password)
+    except (Corrupt, WrongPassword) as error:
+        if password is None or volume.password_check is not None:
+            raise
+        reason = error
+        tried = 0
+        async with aclosing(list_blocks(bucket, volume.names)) as pages:
+            async for page in pages:
+                for block, _ in page[: _PASSWORD_TRIES_MAX - tried]:
+                    tried += 1
+                    try:
+                        return await unlock(bucket, replace(volume, sample_block=block), password)
+                    except WrongPassword as other:
+                        reason = other
+                    except (Corrupt, NotFound):
+                        continue
+                if tried == _PASSWORD_TRIES_MAX:
+                    break
+        raise reason from error
 
 
 async def _try_password(bucket: Bucket, volume: Volume, block: int, cipher: BlockCipher) -> None:
