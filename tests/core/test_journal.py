@@ -406,15 +406,16 @@ def test_old_records_of_a_segment_that_is_used_again_are_not_seen() -> None:
     assert list(found) == [19, 20]
 
 
-def test_a_commit_behind_a_cut_end_continues_it() -> None:
+@pytest.mark.parametrize("torn", [RECORD_BYTES, 2 * RECORD_BYTES + 3000])
+def test_a_commit_behind_a_cut_end_continues_it(torn: int) -> None:
     """After a torn commit the next one goes to a new segment, and nothing of the torn one is believed."""
     segments = filled(2)
     good = segments.tail
     commit = segments.begin()
-    assert commit.add(3, [write(0, b"c" * 3000)])
+    assert commit.add(3, [write(0, b"c" * 3000), write(0, b"C" * 3000)])
     assert commit.add(4, [write(0, b"d" * 3000)])
     segments.put(commit)
-    segments.files["a"][good.position + RECORD_BYTES] ^= 1
+    segments.files["a"][good.position + torn] ^= 1
     found = segments.scan()
     assert (found.damage, found.newest_epoch, found.next_sequence) == (None, 2, good.next_sequence)
     segments.tail = Tail(None, 0, found.next_sequence, found.newest_epoch)
@@ -426,6 +427,29 @@ def test_a_commit_behind_a_cut_end_continues_it() -> None:
         3: b"new",
         4: b"newer",
     }
+
+
+def test_records_of_a_torn_commit_are_not_taken_for_later_ones() -> None:
+    """A commit was torn so that the header of its segment is gone and its records are not. That file is to be
+    removed; and its records do not continue later commits that are written over their beginning, even where
+    the numbers fit."""
+    segments = Segments(segment_bytes=8 * PAGE_BYTES)
+    commit = segments.begin()
+    # Each of these records is a page.
+    assert commit.add(1, [write(0, b"old" * ((PAGE_BYTES - RECORD_BYTES) // 3)) for _ in range(5)])
+    segments.put(commit)
+    segments.files["a"][:PAGE_BYTES] = bytes(PAGE_BYTES)
+    found = segments.scan()
+    assert (found.damage, found.free, found.beyond) == (None, (), ("a",))
+    segments.free.insert(0, "a")
+    segments.tail = Tail()
+    segments.append(1, write(0, b"new"))
+    segments.append(2, write(0, bytes(2 * PAGE_BYTES)))
+    fifth = decode_record(SEED, segments.files["a"][5 * PAGE_BYTES :])
+    assert fifth is not None
+    assert fifth.sequence == segments.tail.next_sequence == 5
+    assert list(segments.epochs()) == [1, 2]
+    assert segments.scan().next_sequence == 5
 
 
 def test_a_copy_of_the_journal_in_its_own_data_proves_nothing() -> None:

@@ -652,8 +652,11 @@ class _Scanner:
         return Scan(
             segments=tuple(self._segments[:used]),
             newest_epochs=tuple(self._newest[:used]),
-            free=(*self._free, *(file.name for file in self._headless)),
-            beyond=tuple(segment.name for segment in self._segments[used:]),
+            free=(
+                *self._free,
+                *(file.name for file in self._headless if file.name not in later.headless),
+            ),
+            beyond=(*(segment.name for segment in self._segments[used:]), *later.headless),
             epochs=tuple(epoch for epoch in self._epochs if epoch.number > self._drained),
             drained=self._drained,
             next_sequence=self._next_sequence,
@@ -717,8 +720,8 @@ class _Scanner:
             self._drained = max(self._drained, record.drained)
             beyond.synced = max(beyond.synced, record.synced)
             beyond.bytes += RECORD_BYTES + record.payload_bytes
-            if index is None:
-                beyond.headless = beyond.headless or name
+            if index is None and name not in beyond.headless:
+                beyond.headless.append(name)
             if record.epoch:
                 beyond.epochs.append(record.epoch)
                 if record.begins_commit and index is not None:
@@ -729,17 +732,17 @@ class _Scanner:
         first = max(self._newest_epoch, self._drained) + 1
         last = max(later.epochs, default=first)
         if later.headless:
-            return Damage(later.headless, 0, at.sequence, first, max(first, last), later.bytes)
+            return Damage(later.headless[0], 0, at.sequence, first, max(first, last), later.bytes)
         name = self._segments[at.segment].name
         return Damage(name, at.position, at.sequence, first, max(first, last), later.bytes)
 
 
 @dataclass(slots=True)
 class _Beyond:
-    """What valid headers beyond the end say. ``headless``: a file whose header is damaged, with records."""
+    """What valid headers beyond the end say. ``headless``: files whose header is damaged, with records."""
 
     synced: int = 0
-    headless: str = ""
+    headless: list[str] = field(default_factory=list)
     bytes: int = 0
     epochs: list[int] = field(default_factory=list)
     commits: list[tuple[int, Place]] = field(default_factory=list)
