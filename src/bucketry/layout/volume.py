@@ -302,7 +302,7 @@ async def unlock_damaged(bucket: Bucket, volume: Volume, password: Secret | None
                         continue
                 if tried == _PASSWORD_TRIES_MAX:
                     break
-        raise reason from error
+        raise reason from None
 
 
 async def _try_password(bucket: Bucket, volume: Volume, block: int, cipher: BlockCipher) -> None:
