@@ -263,6 +263,23 @@ def test_delete_objects(client: Any) -> None:
     assert code_of(caught) == (400, "MalformedXML")
 
 
+def test_delete_objects_needs_a_digest() -> None:
+    """A bulk delete that could have been cut or changed on its way is refused."""
+    body = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    sha256 = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        assert ask(server.port, "POST", "/bucket?delete", body=body).code == "InvalidRequest"
+        checked = {"x-amz-checksum-sha256": sha256}
+        assert ask(server.port, "POST", "/bucket?delete", body=body, headers=checked).status == 200
+        reply = ask(server.port, "POST", "/bucket?delete", body=body[:-1], headers=checked)
+        assert reply.code == "BadDigest"
+        for malformed in (b"<Delete/>", b"<Other/>", b"<!DOCTYPE a>" + body, b"\xff", b""):
+            md5 = {"Content-MD5": base64.b64encode(hashlib.md5(malformed).digest()).decode()}
+            reply = ask(server.port, "POST", "/bucket?delete", body=malformed, headers=md5)
+            assert reply.code == "MalformedXML"
+
+
 def test_lists(client: Any) -> None:
     """Prefix, delimiter, pages, and where to begin, in both versions of the list."""
     names = ["a", "b/1", "b/2", "b/c/3", "d", "e+f g", "é"]
@@ -338,6 +355,7 @@ def test_uploads_in_parts_that_fail(server: S3Server, client: Any) -> None:
     one, two = ({"PartNumber": n, "ETag": etag} for n, etag in enumerate(etags, 1))
     for parts, condition, expected in (
         ([two, one], {}, "InvalidPartOrder"),
+        ([one, one], {}, "InvalidPartOrder"),
         ([one, {"PartNumber": 7, "ETag": etags[0]}], {}, "InvalidPart"),
         ([{"PartNumber": 1, "ETag": '"other"'}], {}, "InvalidPart"),
         ([one, two], {}, "EntityTooSmall"),

@@ -278,6 +278,13 @@ def test_rules_choose(server: S3Server) -> None:
     assert server.snapshot().faults == {"Fail": 5}
 
 
+def test_one_request_has_one_planned_fault(server: S3Server) -> None:
+    """Of two rules that match, the earlier one comes first, and the other waits for the next request."""
+    server.plan(Fail("SlowDown"))
+    server.plan(Fail("InternalError"))
+    assert [ask(server.port, "HEAD", "/b").status for _ in range(3)] == [503, 500, 200]
+
+
 def test_rates_repeat(server: S3Server) -> None:
     """The same seed gives the same faults to the same requests."""
 
