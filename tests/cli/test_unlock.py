@@ -3,6 +3,8 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,6 +14,7 @@ from bucketry.cli.main import run_command
 from bucketry.core import lease as rules
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME
+from bucketry.disk.machine import this_process
 
 NAME = "cli-unlock"
 URL = f"memory://{NAME}/disk"
@@ -81,3 +84,19 @@ def test_without_a_yes_nothing_is_unlocked(
     assert "process 7 on elsewhere" in said.out + said.err
     assert "nothing was unlocked" in said.err
     assert store.objects == before
+
+
+@pytest.mark.logs("taking over the lease")
+def test_what_a_process_of_this_machine_left_does_not_keep_a_volume_from_being_erased(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease and token go with the volume; a holder that may live is refused."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    put_lease(store, replace(LEASE, renewed=now))
+    assert run_command(["erase", URL]) == 5
+    ended = replace(this_process(1), start_time=1)
+    put_lease(store, replace(LEASE, holder=ended, renewed=now))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert run_command(["erase", URL]) == 0
+    assert store.objects == {}
