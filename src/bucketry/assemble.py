@@ -27,6 +27,8 @@ from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeForma
 _UPLOAD_SHARE = 3 / 4
 #: Less than the time between two renewals of a lease.
 _CONTROL_BUDGET_SECONDS = 8.0
+#: For blocks on local disk: while one waits for a write, another reads.
+_CACHE_THREADS = 4
 
 
 @asynccontextmanager
@@ -63,6 +65,7 @@ async def open_disk(
     """
     threads = Threads(os.cpu_count() or 1)
     journal_thread = Threads(1)
+    cache_threads = Threads(_CACHE_THREADS)
     local = None
     if cache.cache_dir is not None:
         journal_directory = cache.cache_dir / "journal"
@@ -72,13 +75,20 @@ async def open_disk(
         async with (
             open_place(bucket) as place,
             lifecycle.opened(
-                place, volume, cache, offload=threads, uploads_max=uploads_max, local=local
+                place,
+                volume,
+                cache,
+                offload=threads,
+                uploads_max=uploads_max,
+                local=local,
+                cache_offload=cache_threads,
             ) as disk,
         ):
             yield disk
     finally:
         threads.close()
         journal_thread.close()
+        cache_threads.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,8 @@ class CacheSettings:
     durability: str = "bucket"
     #: Local storage for this volume: the journal, and what else is kept there. None: there is none.
     cache_dir: Path | None = None
+    #: Clean blocks kept in ``cache_dir``; 0 keeps none. Little enough for the root disk of a small VM.
+    cache_size_bytes: int = 1 << 30
     #: The journal never takes more. Twice the dirty limit: room for what is drained and not given back yet.
     journal_bytes: int = 256 << 20
 
@@ -189,6 +191,8 @@ class CacheSettings:
             raise Invalid(f"durability {self.durability!r} is not one of {', '.join(DURABILITIES)}")
         if self.durability == "journal" and self.cache_dir is None:
             raise Invalid("durability journal needs a cache directory (--cache-dir)")
+        if self.cache_size_bytes < 0:
+            raise Invalid(f"cache_size_bytes {self.cache_size_bytes} is negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

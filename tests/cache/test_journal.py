@@ -160,7 +160,7 @@ async def test_no_damaged_byte_becomes_wrong_data() -> None:
     refused_count = 0
     for name, content in contents.items():
         used = [at for at in range(len(content)) if content[at] or at % PAGE_BYTES < RECORD_BYTES]
-        for at in [*used[:100], *random.sample(used, min(len(used), 400)), *range(0, len(content), 1021)]:
+        for at in [*used[:100], *random.sample(used, min(len(used), 100)), *range(0, len(content), 4099)]:
             damaged = bytearray(content)
             damaged[at] ^= random.randrange(1, 256)
             try:
@@ -798,10 +798,11 @@ async def test_a_head_of_several_sectors_is_replaced_in_one_step() -> None:
 @pytest.mark.parametrize("offset", [0, HEAD_COPY_BYTES])
 async def test_both_copies_of_the_head_are_kept_whole(offset: int) -> None:
     """A head of which one copy is damaged is healed before it is written again."""
-    identity = JournalIdentity("v" * 1500, "g" * 900, 1 << 20, 4096)
+    old, identity = (JournalIdentity("v" * 1500, f"{digit}" * 900, 1 << 20, 4096) for digit in (1, 2))
     files = MemoryFiles()
-    journal, _ = await open_journal(files, identity)
+    journal, _ = await open_journal(files, old)
     assert await journal.append(1, data_of(1))
+    await journal.relabel(old, identity)
     await journal.close(empty=False)
     contents = files.contents()
     head = bytearray(contents["head"])

@@ -144,3 +144,18 @@ def test_other_ciphers_and_short_keys_are_refused(name: str, length: int | None)
 def test_nothing_secret_is_shown(cipher: BlockCipher) -> None:
     """A repr tells the cipher and no key."""
     assert repr(cipher) == f"BlockCipher({cipher.name}, …)"
+
+
+def test_keys_for_other_purposes_are_their_own() -> None:
+    """Each purpose, password and volume has another key, which is none of the volume's own."""
+    cipher = BlockCipher("AES-256-CBC", Secret("secret"), "salt")
+    keys = [
+        cipher.derived_key("one"),
+        cipher.derived_key("two"),
+        BlockCipher("AES-256-CBC", Secret("secret"), "other").derived_key("one"),
+        BlockCipher("AES-256-CBC", Secret("other"), "salt").derived_key("one"),
+    ]
+    assert len(set(keys)) == 4
+    assert {len(key) for key in keys} == {32}
+    assert cipher.derived_key("one") == keys[0]
+    assert cipher.password_check()[:40] not in {key.hex()[:40] for key in keys}

@@ -21,7 +21,7 @@ def a_table(*, held: int = 8, dirty: int = 4, keep_changes: bool = False) -> Blo
 
 
 def take(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[Version]:
-    return table.next_work(dirty_before, data_bytes, 4, 4).uploads
+    return table.next_work(dirty_before, 0.0, data_bytes, 4, 4).uploads
 
 
 def taken(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[int]:
@@ -125,7 +125,7 @@ def test_small_writes_are_known_in_part_until_the_rest_arrives() -> None:
     written."""
     table = a_table()
     table.write(1, 4, b"new", 0.0)
-    work = table.next_work(float("inf"), BLOCK, 4, 4)
+    work = table.next_work(float("inf"), 0.0, BLOCK, 4, 4)
     assert (work.uploads, work.incomplete) == ([], [1])
     assert not table.is_known(1)
     table.insert(1, b"o" * BLOCK)
@@ -292,7 +292,7 @@ def test_random_histories(seed: int) -> None:
                 # before or after: here it is of now.
                 table.insert(block, model.bucket.get(block))
             case 5:
-                work = table.next_work(now - dice.choice([0, 50]), BLOCK, 4, 4)
+                work = table.next_work(now, dice.choice([0.0, 50.0]), BLOCK, 4, 4)
                 under_way += [(version, data_of(version)) for version in work.uploads]
                 for incomplete in work.incomplete:
                     table.insert(incomplete, model.bucket.get(incomplete))

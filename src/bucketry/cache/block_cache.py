@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 #: figure: an outage costs few requests, and its end is noticed soon.
 _FAILURE_PAUSE_SECONDS = 1.0
 _FAILURE_PAUSE_MAX_SECONDS = 15.0
+#: A block that was damaged when it was read is read again so much later: what was damaged on its way is
+#: readable then; what is damaged in the bucket costs a request a minute.
+_ASIDE_PAUSE_SECONDS = 60.0
 #: A dirty cache this full stops waiting for more writes to come and uploads what it has.
 _PRESSURE_RATIO = 0.5
 #: Zeroing a range of more blocks waits for the survey first: what does not exist then needs no slot and no
@@ -105,8 +108,6 @@ class BlockCache:
             settings.dirty_max_bytes,
             keep_changes=journal is not None,
         )
-        if journal is not None:
-            self._table.number_from(journal.next_epoch)
         self._read_ahead = ReadAhead(
             geometry.block_count, settings.read_ahead_bytes // self._block_size, self._is_known_or_coming
         )
@@ -127,6 +128,9 @@ class BlockCache:
         self._last_error: BucketryError | None = None
         self._surveyed = asyncio.Event()
         self._counts = _Counts()
+        #: Why nothing can be uploaded any more, if not None.
+        self._failure: BucketryError | None = None
+        self._aside_timer: asyncio.Handle | None = None
         self._closed = False
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -145,6 +149,12 @@ class BlockCache:
             await self.drain()
         await self.abandon()
 
+    async def is_in_journal(self) -> bool:
+        """Whether all that the bucket lacks is in the journal."""
+        if self._closed or self._journal is None:
+            return False
+        return await self._journaled(self._table.begin_flush()) and not self._table.aside_blocks()
+
     async def abandon(self) -> int:
         """Stop without flushing; returns how many dirty bytes are lost by it."""
         self._closed = True
@@ -152,11 +162,26 @@ class BlockCache:
             self._timer.cancel()
             self._timer = None
         lost = self._table.dirty_bytes
+        if self._aside_timer is not None:
+            self._aside_timer.cancel()
+            self._aside_timer = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wake_room_waiters()
+        self._fail_flushes(Closed("the disk was closed"))
         return lost
+
+    def fail(self, error: BucketryError) -> None:
+        """Nothing will be uploaded any more: whoever waits for that hears ``error``, now and from now on."""
+        self._failure = error
+        self._wake_room_waiters()
+        self._fail_flushes(error)
+
+    def _fail_flushes(self, error: BucketryError) -> None:
+        for flush in self._flushes:
+            if not flush.done.done():
+                flush.done.set_exception(error)
 
     def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -321,11 +346,17 @@ class BlockCache:
             block = self.zeros.next_nonzero(block + 1, stop)
 
     async def _wait_for_room(self) -> None:
+        self._check_may_upload()
         self._counts.room_waits += 1
         waiter = self._loop.create_future()
         self._room_waiters.append(waiter)
         self._pump()
         await waiter
+        self._check_may_upload()
+
+    def _check_may_upload(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
 
     def _wake_room_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, []
@@ -353,7 +384,7 @@ class BlockCache:
         delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
         shape = self._shape
         while now >= self._paused_until and self._upload_count < shape.in_flight_max:
-            work = self._table.next_work(now - delay, shape.data_bytes, shape.zeros_max, shape.in_flight_max)
+            work = self._table.next_work(now, delay, shape.data_bytes, shape.zeros_max, shape.in_flight_max)
             for block in work.incomplete:
                 if block not in self._incomplete:
                     self._incomplete.add(block)
@@ -410,9 +441,7 @@ class BlockCache:
         self._paused_until = self._loop.time() + self._pause_seconds
         _log.error("%d bytes are not in the bucket yet, trying again: %s", self._table.dirty_bytes, error)
         # Whatever failed belongs to the oldest epoch, which every flush waits for.
-        for flush in self._flushes:
-            if not flush.done.done():
-                flush.done.set_exception(error)
+        self._fail_flushes(error)
         if self._timer is None:
             self._timer = self._loop.call_at(self._paused_until, self._on_timer)
 
@@ -427,8 +456,21 @@ class BlockCache:
             self._table.set_aside(block)
             self._settle_flushes()
             self._pump()
+            if self._aside_timer is None and not self._closed:
+                self._aside_timer = self._loop.call_later(_ASIDE_PAUSE_SECONDS, self._on_aside_timer)
         else:
             self._failed(error)
+
+    def _on_aside_timer(self) -> None:
+        """What was damaged on its way, and not in the bucket, is readable later."""
+        self._aside_timer = None
+        for block in self._table.aside_blocks():
+            if block not in self._incomplete:
+                self._incomplete.add(block)
+                self._load(block, Priority.BACKGROUND)
+            self._aside_timer = self._aside_timer or self._loop.call_later(
+                _ASIDE_PAUSE_SECONDS, self._on_aside_timer
+            )
 
     def _change(self, version: Version) -> Change:
         extent = self._geometry.extent(version.block)
@@ -514,17 +556,19 @@ class BlockCache:
         self._appends.pop(epoch, None)
 
     async def recover(self, epochs: Sequence[RecoveredEpoch]) -> int:
-        """Take over what a journal had that the bucket may lack; how many bytes that was. To be called once,
-        before anything else is written. The epochs are taken as one: the bucket may have any of them already,
-        and an older one must not come over a newer."""
-        if not epochs:
-            return 0
-        self._table.number_from(epochs[-1].number)
-        for epoch in epochs:
-            async for change in epoch.changes():
-                await self._apply(change)
-        self._table.begin_flush()
-        self._pump()
+        """Take over what a journal had that the bucket may lack; how many bytes that was. With a journal this
+        is to be called once, before anything is written. The epochs are taken as one: the bucket may have any
+        of them already, and an older one must not come over a newer."""
+        assert self._journal is not None
+        if epochs:
+            # By the first one's number none of them counts as drained before all are.
+            self._table.number_from(epochs[0].number)
+            for epoch in epochs:
+                async for change in epoch.changes():
+                    await self._apply(change)
+            self._table.begin_flush()
+            self._pump()
+        self._table.number_from(self._journal.next_epoch)
         return sum(epoch.data_bytes for epoch in epochs)
 
     async def _apply(self, change: Change) -> None:

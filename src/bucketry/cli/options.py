@@ -195,6 +195,8 @@ class Process:
     read_only: bool
     force: bool
     memory: int
+    cache_dir: Path | None
+    cache_size: int
     write_delay: float
 
     def cache(self) -> CacheSettings:
@@ -204,6 +206,8 @@ class Process:
         return CacheSettings(
             memory_bytes=self.memory,
             dirty_max_bytes=self.memory // 2,
+            cache_dir=self.cache_dir,
+            cache_size_bytes=self.cache_size,
             write_delay_seconds=self.write_delay,
             read_ahead_bytes=min(defaults.read_ahead_bytes, self.memory // 4),
         )
@@ -362,6 +366,20 @@ process_options = _group(
             default=CacheSettings().memory_bytes,
             show_default="256M",
             help="For cached blocks.",
+        ),
+        _process(
+            "--cache-dir",
+            type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
+            metavar="DIR",
+            help="A directory of this volume's own, to keep blocks on local disk from one time to the next.",
+        ),
+        _process(
+            "--cache-size",
+            type=SIZE,
+            metavar="SIZE",
+            default=CacheSettings().cache_size_bytes,
+            show_default="1G",
+            help="For the blocks in it.",
         ),
         _process(
             "--write-delay",

@@ -93,6 +93,10 @@ class BlockCipher:
         """Whether ``value`` came from ``password_check`` under the same password, salt and key length."""
         return hmac.compare_digest(self.password_check().encode(), value.encode())
 
+    def derived_key(self, purpose: str) -> bytes:
+        """A key of 32 bytes for something else than the volume's objects, one for each purpose."""
+        return hmac.digest(self._key, f"bucketry key: {purpose}".encode(), "sha256")
+
     def _iv(self, block: int) -> bytes:
         encryptor = self._iv_cipher.encryptor()
         return encryptor.update(f"{block:08x}".encode().ljust(_IV_BYTES, b"\0")) + encryptor.finalize()

@@ -239,7 +239,8 @@ class BlockTable:
         it."""
         slot = self._slots.get(block)
         if slot is not None:
-            if slot.known is not None:
+            # The newest version may be known whole, and one of an older epoch not.
+            if slot.known is not None or (slot.versions and slot.versions[0].known is not None):
                 self._complete(slot, data)
             return
         if data is None:
@@ -355,16 +356,20 @@ class BlockTable:
     # -- uploads
     # ------------------------------------------------------------------------------------------------
 
-    def next_work(self, dirty_before: float, data_bytes: int, zeros_max: int, incomplete_max: int) -> Work:
+    def next_work(
+        self, now: float, delay_seconds: float, data_bytes: int, zeros_max: int, incomplete_max: int
+    ) -> Work:
         """The next batch to upload, now UPLOADING, of the oldest epoch: all of it when it is closed, else
-        what has been dirty since ``dirty_before`` or longer; about ``data_bytes`` of data and at most
+        what has been dirty for ``delay_seconds`` or longer; about ``data_bytes`` of data and at most
         ``zeros_max`` zero blocks. And up to ``incomplete_max`` blocks that are due and cannot go because only
         a part of them is known."""
         epoch = self._epochs[0]
         work = Work([], [])
         data_left, zeros_left = data_bytes, zeros_max
         for version in epoch.waiting.values():
-            if not epoch.closed and version.dirty_since > dirty_before:
+            # The very sum that timers are set for: a difference may be rounded the other way, and the
+            # timer come a moment too early, for nothing.
+            if not epoch.closed and version.dirty_since + delay_seconds > now:
                 break
             if version.known is not None:
                 work.incomplete.append(version.block)

@@ -40,13 +40,21 @@ SAFE_SECONDS = 30.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """Who holds a lease. ``boot_id`` and ``start_time`` make a process unmistakable on its machine; ``token``
-    is the s3backer mount token that it put beside the lease."""
+    is the s3backer mount token that it put beside the lease. ``former_token``: that of the holder
+    from whom it took over, 0 when there was none."""
 
     host: str
     boot_id: str
     pid: int
     start_time: int
     token: int
+    former_token: int = 0
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The mount tokens that may be beside its lease: until it has put its own, that of its
+        predecessor."""
+        return (self.token, self.former_token) if self.former_token else (self.token,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +90,7 @@ def encode(lease: Lease) -> bytes:
             "pid": holder.pid,
             "start_time": holder.start_time,
             "token": holder.token,
+            "former_token": holder.former_token,
         },
         "taken": lease.taken,
         "renewed": lease.renewed,
@@ -125,6 +134,7 @@ def _holder(fields: Mapping[str, object]) -> Holder:
         pid=_whole(fields, "pid"),
         start_time=_whole(fields, "start_time"),
         token=_whole(fields, "token"),
+        former_token=_whole(fields, "former_token"),
     )
 
 

@@ -53,6 +53,7 @@ class Disk:
     def fail(self, error: BucketryError) -> None:
         """From now on every request raises ``error``: the disk's content is not ours to speak of any more."""
         self._failure = error
+        self._cache.fail(error)
 
     def _check_alive(self) -> None:
         if self._failure is not None:

@@ -3,7 +3,7 @@ together."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket
@@ -43,6 +43,15 @@ class Holding:
     has_ended: bool = False
 
     @property
+    def lease_token(self) -> int:
+        """The mount token, if it is that of the lease's holder; 0 when there is none, or it is an
+        s3backer's."""
+        holder = None if self.lease is None else self.lease.holder
+        if holder is None or self.token is None or self.token.value not in holder.tokens:
+            return 0
+        return self.token.value
+
+    @property
     def holder(self) -> str | None:
         """Who it is, for people; None when nobody."""
         if self.lease is not None and self.lease.holder is not None:
@@ -79,10 +88,11 @@ async def held(
     """
     value = mount_token.new_value()
     machine = place.machine
+    now = await look(place)
     keeper = LeaseKeeper(
         place.control,
         place.prefix,
-        machine.this_process(value),
+        replace(machine.this_process(value), former_token=now.lease_token),
         now=machine.now,
         utc_now=machine.utc_now,
         has_ended=machine.has_ended,
@@ -91,8 +101,13 @@ async def held(
     await keeper.take(force=force)
     try:
         await _take_token(place, keeper, value, force=force)
-    except BaseException:
+    except Busy:
         await keeper.release()
+        raise
+    except BaseException:
+        # Our token may be there, or still the one before: the lease says of both that they are no
+        # s3backer's, so it must stay, and end by itself.
+        await keeper.stop()
         raise
     place.fence.guard_with(keeper.check)
     try:
@@ -113,7 +128,7 @@ async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: b
     if token is not None and previous is not None and previous.holder is not None:
         # The token of the holder whose lease has just become ours goes with it. Any other one is an
         # s3backer's.
-        force = force or token.value == previous.holder.token
+        force = force or token.value in previous.holder.tokens
     me = place.machine.this_process(value)
     await mount_token.take_token(
         place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), force=force

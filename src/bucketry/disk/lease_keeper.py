@@ -7,6 +7,7 @@ What may be done when is decided in ``core.lease``. While the lease cannot be re
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
@@ -23,6 +24,7 @@ from bucketry.errors import (
     Fenced,
     NotFound,
     PreconditionFailed,
+    Unavailable,
     Unsupported,
 )
 
@@ -34,6 +36,8 @@ _LOOK_SECONDS = 5.0
 #: Two processes that take a free lease at once: one of them meets the other's, once. More often, something is
 #: wrong.
 _TAKE_ATTEMPTS_MAX = 3
+#: A put of ours that nobody waits for any more may come between a look at the lease and the next put, once.
+_REPLACE_ATTEMPTS_MAX = 3
 
 
 def _utc_now() -> datetime:
@@ -90,6 +94,8 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._lease: Lease | None = None
         self._etag = ""
+        #: One put of the lease at a time: each needs the ETag of the one before.
+        self._lock = asyncio.Lock()
         self._watch = Watch(0.0)
         self._conditional = True
         self._task: asyncio.Task[None] | None = None
@@ -194,19 +200,9 @@ class LeaseKeeper:
     async def _renew(self) -> None:
         assert self._lease is not None
         began = self._now()
-        renewed = Lease(
-            epoch=self._lease.epoch,
-            holder=self._me,
-            taken=self._lease.taken,
-            renewed=_stamp(self._utc_now()),
-            duration_seconds=self._lease.duration_seconds,
-        )
         try:
-            if not self._conditional:
-                found, _ = await read_lease(self._bucket, self._prefix)
-                if found is None or (found.epoch, found.holder) != (renewed.epoch, renewed.holder):
-                    raise PreconditionFailed("it is somebody else's")
-            self._etag = await self._put(renewed, IfMatch(self._etag) if self._conditional else None)
+            async with self._lock:
+                await self._renewed(self._lease.epoch)
         except PreconditionFailed:
             self._watch.note_lost()
             self._failures += 1
@@ -218,9 +214,48 @@ class LeaseKeeper:
             self._failures += 1
             _log.warning("%s: the volume's lease could not be renewed: %s", self._bucket.url, error)
         else:
-            self._lease = renewed
             self._watch.note_renewed(began)
             self._renewals += 1
+
+    async def renumber(self) -> None:
+        """Count the epoch up while holding the lease: what was marked with the old one is void. Raises Fenced
+        when somebody else has the lease."""
+        assert self._lease is not None
+        async with self._lock:
+            try:
+                await self._renewed(self._lease.epoch + 1)
+            except PreconditionFailed as error:
+                self._watch.note_lost()
+                raise self._fenced() from error
+
+    async def _renewed(self, epoch: int) -> None:
+        """Put our lease anew. Raises PreconditionFailed when it is not ours any more."""
+        assert self._lease is not None
+        renewed = replace(self._lease, epoch=epoch, renewed=_stamp(self._utc_now()))
+        await self._replace(renewed)
+        self._lease = renewed
+
+    async def _replace(self, wanted: Lease) -> None:
+        """Put ``wanted`` over our lease. Raises PreconditionFailed when it is not ours any more."""
+        if not self._conditional:
+            await self._find_ours()
+        for _ in range(_REPLACE_ATTEMPTS_MAX):
+            try:
+                self._etag = await self._put(wanted, IfMatch(self._etag) if self._conditional else None)
+            except PreconditionFailed:
+                # An earlier put of ours may have arrived though its answer never did. Then the object is ours
+                # all the same.
+                self._etag = await self._find_ours()
+            else:
+                return
+        raise Unavailable(f"{self._bucket.url}/{self._key} changes again and again, and stays ours")
+
+    async def _find_ours(self) -> str:
+        """The ETag of the lease. Raises PreconditionFailed when it is somebody else's."""
+        found, etag = await read_lease(self._bucket, self._prefix)
+        if found is None or etag is None or found.holder != self._me:
+            raise PreconditionFailed("the lease is somebody else's")
+        return etag
 
     def _tell(self) -> None:
         """Say it once when the lease gets overdue, and once when it is held again."""
@@ -256,7 +291,7 @@ class LeaseKeeper:
             epoch=self._lease.epoch, holder=None, taken=self._lease.taken, renewed=_stamp(self._utc_now())
         )
         try:
-            await self._put(free, IfMatch(self._etag) if self._conditional else None)
+            await self._replace(free)
         except PreconditionFailed:
             _log.warning("%s/%s: somebody else has the lease", self._bucket.url, self._prefix)
         self._lease = None

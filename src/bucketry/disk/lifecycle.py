@@ -18,12 +18,13 @@ from bucketry.core.geometry import BLOCK_COUNT_MAX
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames, is_kept
 from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
-from bucketry.disk import holding
+from bucketry.disk import clean_cache, holding
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.journaling import AttachedJournal
 from bucketry.errors import BucketryError, Fenced, Unfinished
 from bucketry.layout import mount_token, volume
+from bucketry.layout.interface import Layout
 from bucketry.layout.listing import closing_pages
 from bucketry.layout.volume import Volume
 from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
@@ -74,10 +75,12 @@ async def opened(
     offload: Offload,
     uploads_max: int,
     local: Local | None = None,
+    cache_offload: Offload | None = None,
 ) -> AsyncIterator[Disk]:
     """The running disk of a volume. Nothing is written before the volume and the password have been found
     right and, for writing, lease and mount token are ours. What a journal was left with is taken over before
-    the disk can be used.
+    the disk can be used. ``cache_offload`` runs what the clean cache does with its files; None: there is
+    none.
 
     On leaving everything is brought into the bucket, and the volume given back. When that fails Unfinished is
     raised saying how much is missing, and lease and token stay as they are; without a journal it is lost with
@@ -87,7 +90,23 @@ async def opened(
         place.bucket, place.prefix, asked, salt=place.salt, allow_empty=asked.size_bytes is not None
     )
     cipher = await volume.unlock(place.bucket, found, asked.password)
-    layout = volume.open_layout(place.bucket, found, cipher, offload=offload, in_flight_max=uploads_max)
+    stored = volume.open_layout(place.bucket, found, cipher, offload=offload, in_flight_max=uploads_max)
+    async with (
+        clean_cache.over(stored, place, found, cipher, cache_settings, cache_offload) as layout,
+        _attached(place, found, asked, layout, cache_settings, local) as disk,
+    ):
+        yield disk
+
+
+@asynccontextmanager
+async def _attached(
+    place: Place,
+    found: Volume,
+    asked: VolumeSettings,
+    layout: Layout,
+    cache_settings: CacheSettings,
+    local: Local | None,
+) -> AsyncIterator[Disk]:
     if asked.read_only:
         cache = BlockCache(layout, cache_settings, read_only=True)
         async with _running(cache):
@@ -111,13 +130,12 @@ async def opened(
                 layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber
             )
         async with _running(cache):
-            if attached is not None and attached.epochs:
-                replayed_bytes = await cache.recover(attached.epochs)
+            if attached is not None and (replayed_bytes := await cache.recover(attached.epochs)):
                 _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
             disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
             yield disk
         if attached is not None:
-            await attached.close(empty=True)
+            await attached.empty()
 
 
 @asynccontextmanager
@@ -138,7 +156,7 @@ async def _journal(
     try:
         yield attached
     finally:
-        await attached.close(empty=False)
+        await attached.close()
 
 
 @asynccontextmanager

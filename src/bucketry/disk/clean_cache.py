@@ -1,0 +1,51 @@
+"""The clean blocks of one attachment on local disk: its layout over the volume's, for as long as the disk
+runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bucketry.cache.directory import CacheDirectory
+from bucketry.cache.disk_cache import CachedLayout
+from bucketry.codec.encryption import BlockCipher
+from bucketry.codec.offload import Offload
+from bucketry.disk.holding import Place
+from bucketry.layout.interface import Layout
+from bucketry.layout.volume import Volume
+from bucketry.settings import CacheSettings
+
+#: Of all derived keys the one that is only used here.
+_KEY_PURPOSE = "blocks on local disk"
+
+
+def identity(place: Place, found: Volume) -> str:
+    """What a cache directory must be of to be used for a volume. Volumes of s3backer have no id; theirs is
+    where they are. The size may change, the blocks do not."""
+    who = place.url if found.volume_id is None else f"volume {found.volume_id}"
+    return f"{who}, blocks of {found.format.block_size_bytes}"
+
+
+@asynccontextmanager
+async def over(
+    below: Layout,
+    place: Place,
+    found: Volume,
+    cipher: BlockCipher | None,
+    settings: CacheSettings,
+    offload: Offload | None,
+) -> AsyncIterator[Layout]:
+    """``below``, and over it the cache that ``settings`` ask for; ``offload`` runs its file operations. Of an
+    encrypted volume it is encrypted too.
+
+    Raises what CacheDirectory.open does.
+    """
+    if settings.cache_dir is None or settings.cache_size_bytes == 0 or offload is None:
+        yield below
+        return
+    key = None if cipher is None else cipher.derived_key(_KEY_PURPOSE)
+    with CacheDirectory.open(settings.cache_dir, identity(place, found)) as directory:
+        layout = CachedLayout(below, directory, settings.cache_size_bytes, offload=offload, key=key)
+        await layout.start()
+        try:
+            yield layout
+        finally:
+            await layout.close()

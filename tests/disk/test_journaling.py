@@ -1,0 +1,356 @@
+"""A disk with a journal: what was flushed survives the process, and is never replayed where it does not
+belong."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bucketry.bucket.fenced import Fence, FencedBucket
+from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.codec.offload import inline
+from bucketry.core.lease import Holder
+from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
+from bucketry.disk import lifecycle
+from bucketry.disk.disk import Disk
+from bucketry.disk.holding import Place
+from bucketry.disk.lifecycle import Local
+from bucketry.disk.machine import ThisMachine
+from bucketry.errors import BucketryError, Mismatch, Unfinished
+from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket
+from bucketry.testing.memory_files import MemoryFiles
+from bucketry.testing.virtual_time import on_virtual_time
+
+BLOCK = 512
+BLOCKS = 16
+FORMAT = VolumeFormat(size_bytes=BLOCKS * BLOCK, block_size_bytes=BLOCK)
+JOURNAL_BYTES = 1 << 20
+
+
+def killed(files: MemoryFiles) -> MemoryFiles:
+    """What the next process finds when this one is gone, but the machine is not."""
+    return MemoryFiles.holding(files.contents())
+
+
+class Machine(ThisMachine):
+    """A machine on which one process runs after the other; each has ended when the next one looks."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def this_process(self, token: int) -> Holder:
+        self._count += 1
+        return Holder(host="here", boot_id="now", pid=self._count, start_time=1, token=token)
+
+    def has_ended(self, holder: Holder) -> bool:
+        return holder.host == "here"
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class World:
+    """A store, one machine's way to it, and that machine's local files."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.faulty = FaultyBucket(MemoryBucket(self.store))
+        self.files = MemoryFiles()
+        self.machine = Machine()
+
+    def place(self) -> Place:
+        fence = Fence()
+        return Place(FencedBucket(self.faulty, fence), self.faulty, fence, "vol/", "salt", self.machine)
+
+    def blocks(self) -> dict[int, bytes]:
+        """What is in the bucket."""
+        return {
+            int(key[-8:], 16): bytes(data)
+            for key, (_, data) in self.store.objects.items()
+            if not key.endswith((LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME))
+        }
+
+    @asynccontextmanager
+    async def opened(self, *, force: bool = False, journal_bytes: int = JOURNAL_BYTES) -> AsyncIterator[Disk]:
+        settings = CacheSettings(
+            memory_bytes=1 << 20,
+            write_delay_seconds=3600.0,
+            durability="journal",
+            cache_dir="/nowhere",  # type: ignore[arg-type]
+            journal_bytes=journal_bytes,
+        )
+        self.files = killed(self.files)  # what the process before left
+        local = Local(lambda: self.files, inline)
+        async with lifecycle.opened(
+            self.place(), VolumeSettings(force=force), settings, offload=inline, uploads_max=4, local=local
+        ) as disk:
+            yield disk
+
+    @asynccontextmanager
+    async def opened_and_killed(self) -> AsyncIterator[Disk]:
+        """As ``opened``, but at the end the process is gone: nothing reaches the bucket any more, and the
+        next process finds the files as they are."""
+        with pytest.raises(Unfinished):
+            async with self.opened() as disk:
+                await disk.extents(0, 1)  # the survey is over
+                yield disk
+                self.faulty.outage = True
+                # Something that the journal must not have: it was not flushed.
+                await disk.write(15 * BLOCK, b"unflushed")
+                left = killed(self.files)
+        self.files = left
+        self.faulty.outage = False
+
+
+async def new_world() -> World:
+    """A world with an empty volume."""
+    world = World()
+    await lifecycle.create(world.place(), FORMAT, None)
+    return world
+
+
+pytestmark = pytest.mark.logs(
+    "not in the bucket yet", "replayed", "taking over the lease", "could not be listed", required=False
+)
+
+
+@on_virtual_time
+async def test_a_flush_waits_for_the_journal_only() -> None:
+    """With the bucket away a flush succeeds, and what it flushed reaches the bucket when that is back."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.extents(0, 1)
+        world.faulty.outage = True
+        await disk.write(BLOCK, b"a" * BLOCK)
+        await disk.flush()
+        assert world.blocks() == {}
+        world.faulty.outage = False
+    assert world.blocks() == {1: b"a" * BLOCK}
+
+
+@on_virtual_time
+async def test_what_was_flushed_survives_a_kill() -> None:
+    """After a kill the next attach has everything that was flushed, small writes into unknown blocks and
+    zeroed blocks included, and nothing that was not."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * 8 * BLOCK)
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(10, b"small")
+        await disk.write(2 * BLOCK, b"w" * BLOCK)
+        await disk.flush()
+        await disk.write(12, b"ALL")
+        await disk.zero(5 * BLOCK, BLOCK)
+        await disk.flush()
+    expected = bytearray(b"o" * 8 * BLOCK)
+    expected[10:15] = b"smALL"
+    expected[2 * BLOCK : 3 * BLOCK] = b"w" * BLOCK
+    expected[5 * BLOCK : 6 * BLOCK] = bytes(BLOCK)
+    async with world.opened() as disk:
+        assert bytes(await disk.read(0, 8 * BLOCK)) == expected
+        assert bytes(await disk.read(15 * BLOCK, 9)) == bytes(9)
+    assert b"".join(world.blocks().get(n, bytes(BLOCK)) for n in range(8)) == expected
+
+
+@on_virtual_time
+async def test_after_a_clean_end_nothing_is_replayed() -> None:
+    """The journal is empty when everything is in the bucket; somebody else may then write without one."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"first")
+        await disk.flush()
+    async with lifecycle.opened(
+        world.place(), VolumeSettings(), CacheSettings(), offload=inline, uploads_max=4
+    ) as disk:
+        await disk.write(0, b"other")
+    world.files = killed(world.files)
+    async with world.opened() as disk:
+        assert bytes(await disk.read(0, 5)) == b"other"
+
+
+@on_virtual_time
+async def test_a_journal_is_not_replayed_over_somebody_elses_writes() -> None:
+    """When the volume was taken by force after the crash, the journal is refused, kept, and the volume is not
+    touched."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"mine")
+        await disk.flush()
+    async with lifecycle.opened(
+        world.place(), VolumeSettings(force=True), CacheSettings(), offload=inline, uploads_max=4
+    ) as disk:
+        await disk.write(0, b"his!")
+    before, journal = dict(world.store.objects), world.files.contents()
+    world.files = killed(world.files)
+    with pytest.raises(Mismatch):
+        async with world.opened():
+            pass
+    assert world.store.objects == before
+    assert world.files.contents() == journal
+
+
+@on_virtual_time
+async def test_nor_over_an_s3backers() -> None:
+    """s3backer leaves the lease alone, but a forced mount of its own takes the mount token away."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"mine")
+        await disk.flush()
+    del world.store.objects["vol/" + MOUNT_TOKEN_NAME]
+    with pytest.raises(Mismatch, match="s3backer"):
+        async with world.opened():
+            pass
+
+
+@on_virtual_time
+async def test_nor_into_another_volume() -> None:
+    """A volume that was made anew in the same place has another id."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"mine")
+        await disk.flush()
+    del world.store.objects["vol/" + SUPERBLOCK_NAME], world.store.objects["vol/" + MOUNT_TOKEN_NAME]
+    await lifecycle.create(world.place(), FORMAT, None)
+    with pytest.raises(Mismatch):
+        async with world.opened():
+            pass
+
+
+@on_virtual_time
+async def test_a_full_journal_makes_flushes_wait_for_the_bucket() -> None:
+    """Many more epochs than fit are all flushed, with nothing lost at a kill at the end."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        for n in range(200):
+            await disk.write(n % 15 * BLOCK, bytes([n + 1]) * BLOCK)
+            await disk.flush()
+    async with world.opened() as disk:
+        for n in range(185, 200):
+            assert bytes(await disk.read(n % 15 * BLOCK, BLOCK)) == bytes([n + 1]) * BLOCK
+
+
+@pytest.mark.logs(
+    "the journal is given up",
+    "could not be emptied",
+    "could not be emptied",
+    "not in the bucket yet",
+    "taking over the lease",
+    "replayed",
+    required=False,
+)
+@pytest.mark.parametrize("operation", ["write", "sync"])
+@on_virtual_time
+async def test_a_broken_journal_is_given_up_and_nothing_is_lost(operation: str) -> None:
+    """When local storage fails, flushes go on with the bucket alone; and at the next attach the journal of
+    before is not replayed over what came later."""
+    world = await new_world()
+
+    def fail(asked: str, name: str) -> None:
+        if asked == operation:
+            raise OSError(5, "broken")
+
+    async with world.opened() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"in the journal")
+        await disk.flush()
+        world.faulty.outage = False
+        world.files.fault = fail
+        await disk.write(0, b"in the bucket!")
+        await disk.flush()
+        assert world.blocks()[0][:14] == b"in the bucket!"
+        await disk.write(0, b"and once more!")
+        await disk.flush()
+        left, objects = killed(world.files), dict(world.store.objects)
+        world.files.fault = None
+    world.store.objects.clear()
+    world.store.objects.update(objects)
+    world.files = left
+    try:
+        async with world.opened() as disk:
+            assert bytes(await disk.read(0, 14)) == b"and once more!"
+    except Mismatch:
+        pass  # refused: that is right, too
+    assert world.blocks()[0][:14] == b"and once more!"
+
+
+@pytest.mark.parametrize("seed", range(40))
+@on_virtual_time
+async def test_random_kills_and_power_cuts(seed: int) -> None:
+    """Random writes, zeroes and flushes, the bucket away now and then, and at the end of each round a clean
+    end, a kill or a power cut, some while the next attach is replaying: everything flushed is there."""
+    dice = random.Random(seed)
+    world = await new_world()
+    flushed, maybe = bytearray(BLOCKS * BLOCK), list[tuple[int, bytes]]()
+    for _ in range(6):
+        files = world.files
+        ending = dice.choice(["clean", "kill", "power"])
+        try:
+            async with world.opened() as disk:
+                await disk.extents(0, 1)
+                _check(bytes(await disk.read(0, BLOCKS * BLOCK)), flushed, maybe)
+                flushed = bytearray(await disk.read(0, BLOCKS * BLOCK))
+                model, maybe = bytearray(flushed), []
+                for _ in range(dice.randrange(30)):
+                    world.faulty.outage = dice.random() < 0.4
+                    offset = dice.randrange(BLOCKS * BLOCK)
+                    length = min(dice.choice([1, 100, BLOCK, 3 * BLOCK]), BLOCKS * BLOCK - offset)
+                    match dice.randrange(4):
+                        case 0 | 1:
+                            data = dice.randbytes(length)
+                            await disk.write(offset, data)
+                        case 2:
+                            data = bytes(length)
+                            await disk.zero(offset, length)
+                        case _:
+                            await disk.flush()
+                            flushed, maybe = bytearray(model), []
+                            continue
+                    model[offset : offset + length] = data
+                    maybe.append((offset, data))
+                world.faulty.outage = ending != "clean"
+                if ending == "clean":
+                    flushed, maybe = bytearray(model), []
+                files = world.files.power_cut(dice) if ending == "power" else killed(world.files)
+        except BucketryError:
+            assert ending != "clean"
+        else:
+            # With nothing to upload the process ends well, whatever was to happen to it.
+            files = killed(world.files)
+        world.files = files
+        world.faulty.outage = False
+        if dice.random() < 0.3:
+            await _replay_and_die(world, dice)
+
+
+async def _replay_and_die(world: World, dice: random.Random) -> None:
+    """Attach, and have the bucket vanish after some requests; then die."""
+    for operation in ("put", "delete"):
+        world.faulty.plan(Fail(), operation=operation, skip=dice.randrange(6), times=1000)
+    files = world.files
+    try:
+        async with world.opened() as disk:
+            await disk.extents(0, 1)
+            files = killed(world.files)
+    except BucketryError:
+        files = killed(world.files)
+    world.faulty = FaultyBucket(MemoryBucket(world.store))
+    world.files = files
+
+
+def _check(found: bytes, flushed: bytearray, maybe: list[tuple[int, bytes]]) -> None:
+    """Every byte is the flushed one, or one that was written there afterwards."""
+    possible = [{byte} for byte in flushed]
+    for offset, data in maybe:
+        for index, byte in enumerate(data, offset):
+            possible[index].add(byte)
+    wrong = [index for index, byte in enumerate(found) if byte not in possible[index]]
+    assert not wrong, (
+        f"{len(wrong)} bytes from {wrong[0]} on are neither what was flushed nor what was written since"
+    )
