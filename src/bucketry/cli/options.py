@@ -17,6 +17,7 @@ from bucketry.errors import Invalid
 from bucketry.settings import (
     CIPHER_KEY_BYTES,
     COMPRESSIONS,
+    DURABILITIES,
     BucketSettings,
     CacheSettings,
     FuseSettings,
@@ -197,6 +198,8 @@ class Process:
     memory: int
     cache_dir: Path | None
     cache_size: int
+    durability: str
+    journal_size: int
     write_delay: float
 
     def cache(self) -> CacheSettings:
@@ -208,6 +211,8 @@ class Process:
             dirty_max_bytes=self.memory // 2,
             cache_dir=self.cache_dir,
             cache_size_bytes=self.cache_size,
+            durability=self.durability,
+            journal_bytes=self.journal_size,
             write_delay_seconds=self.write_delay,
             read_ahead_bytes=min(defaults.read_ahead_bytes, self.memory // 4),
         )
@@ -380,6 +385,21 @@ process_options = _group(
             default=CacheSettings().cache_size_bytes,
             show_default="1G",
             help="For the blocks in it.",
+        ),
+        _process(
+            "--durability",
+            type=click.Choice(DURABILITIES),
+            default=CacheSettings().durability,
+            show_default=True,
+            help="What a flush waits for: the bucket, or a journal in --cache-dir that survives a crash.",
+        ),
+        _process(
+            "--journal-size",
+            type=SIZE,
+            metavar="SIZE",
+            default=CacheSettings().journal_bytes,
+            show_default="256M",
+            help="For that journal; when it is full, flushes wait for the bucket.",
         ),
         _process(
             "--write-delay",
