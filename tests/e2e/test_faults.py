@@ -276,3 +276,21 @@ def test_kill_of_a_mounted_filesystem(program: Program, place: Place, tmp_path: 
         assert {name: (directory / name).read_bytes() for name in synced} == synced
     with program.attached(place, directory) as attached:
         run_tool("e2fsck", "-f", "-n", attached)
+
+
+def test_umount_of_a_filesystem_that_has_failed(program: Program, place: Place, tmp_path: Path) -> None:
+    """A filesystem that gave up writing can still be unmounted: with code 1 and a line that says so, and
+    the disk is free for the next mount."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    program.create(place, "64M")
+    program.run("mount", place.url, directory, "--mkfs", "ext4", *place.options)
+    (directory / "before").write_bytes(b"before")
+    run_tool("sync", "-f", directory)
+    # What ext4 does after an I/O error, without one.
+    run_tool("mount", "-o", "remount,abort", directory)
+    done = program.run("umount", directory, code=1)
+    assert "filesystem" in done.stderr
+    assert done.stderr.count("\n") == 1
+    with program.mounted(place, directory):
+        assert (directory / "before").read_bytes() == b"before"

@@ -108,10 +108,10 @@ def test_quick_start(program: Program, place: Place, objects: S3Objects, tree: T
     assert copy.requests is not None
     assert copy.objects - mkfs.objects <= 2 * data_blocks
     assert copy.requests <= 4 * data_blocks
+    # Soon after mounting, ext4 reads its bitmaps in the background: when, is its own affair.
     assert mount.requests is not None
-    assert mount.requests <= 100
     assert read.requests is not None
-    assert read.requests <= 2 * data_blocks
+    assert mount.requests + read.requests <= 2 * data_blocks + mkfs.objects
 
 
 def _stored_bytes(tree: Tree) -> int:
