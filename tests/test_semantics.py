@@ -1,0 +1,108 @@
+"""Every promise in docs/semantics.md is held to by tests, and this page says by which."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: The first words of each promise, and tests that fail when it is broken.
+HELD_BY = {
+    "When `fsync`, `fdatasync`, `close`, `flush` or `umount` returns": [
+        "cache/test_block_cache.py::test_flush_waits_for_uploads_already_under_way",
+        "cache/test_block_cache.py::test_flush_waits_for_a_rewrite_during_the_upload",
+        "e2e/test_faults.py::test_kill_under_load",
+    ],
+    "With `--durability journal` a flush returns": [
+        "disk/test_journaling.py::test_a_flush_waits_for_the_journal_only",
+        "disk/test_journaling.py::test_what_was_flushed_survives_a_kill",
+        "disk/test_journaling.py::test_random_kills_and_power_cuts",
+    ],
+    "A journal is never replayed": [
+        "disk/test_journaling.py::test_a_journal_is_not_replayed_over_somebody_elses_writes",
+        "disk/test_journaling.py::test_nor_over_an_s3backers",
+        "disk/test_journaling.py::test_nor_into_another_volume",
+    ],
+    "A flush is a barrier": [
+        "cache/test_block_cache.py::test_a_later_epoch_waits_for_the_earlier_one",
+        "cache/test_block_cache.py::test_a_block_rewritten_in_a_later_epoch_keeps_its_older_version_until_then",
+        "core/test_block_table.py::test_random_histories",
+    ],
+    "A block is replaced as a whole": [
+        "bucket/test_directory.py::test_kill_pairs_nothing_wrong",
+        "cache/test_block_cache.py::test_a_rewrite_before_the_upload_has_begun_is_not_part_of_it",
+    ],
+    "A write that cannot be uploaded is never dropped": [
+        "cache/test_block_cache.py::test_a_failed_upload_is_reported_by_the_flush_and_kept",
+        "cache/test_block_cache.py::test_a_background_failure_heals_by_itself",
+    ],
+    "`bucketry umount` returns 0 only when": [
+        "e2e/test_commands.py::test_attach_shows_the_disk_and_umount_brings_it_into_the_bucket",
+        "cache/test_block_cache.py::test_a_close_that_cannot_flush_can_be_tried_again",
+    ],
+    "A write into a block that cannot be read": [
+        "cache/test_block_cache.py::test_a_damaged_block_holds_up_nothing_else_and_can_be_replaced",
+        "cache/test_block_cache.py::test_a_damaged_block_that_was_mended_gets_its_write",
+    ],
+    "A block comes back as it was last written": [
+        "cache/test_block_cache.py::test_a_load_that_an_upload_overtook_is_not_believed",
+        "cache/test_block_cache.py::test_a_reader_gets_what_was_written_before_it_asked",
+        "disk/test_disk.py::test_concurrent_operations_agree_with_an_array_of_bytes",
+        "e2e/test_faults.py::test_damaged_objects",
+    ],
+    "What a cache on local disk holds is used only": [
+        "cache/test_disk_cache.py::test_what_changed_behind_our_back_is_seen",
+        "cache/test_disk_cache.py::test_damaged_files_are_never_believed",
+    ],
+    "An absent object reads as zeros": ["disk/test_disk.py::test_a_new_disk_is_zeros_and_a_hole"],
+    "A volume that is attached for writing is refused": [
+        "disk/test_lifecycle.py::test_a_second_writer_is_refused_and_a_reader_is_not",
+        "disk/test_lease_keeper.py::test_of_several_that_take_it_at_once_one_wins",
+    ],
+    "A holder that cannot renew its lease": [
+        "disk/test_lease_keeper.py::test_a_holder_that_cannot_renew_stops_and_goes_on_afterwards",
+        "disk/test_lease_keeper.py::test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stopped",
+    ],
+    "Read-only attachments are always allowed": [
+        "disk/test_disk.py::test_a_read_only_disk_refuses_every_change",
+        "disk/test_lifecycle.py::test_a_second_writer_is_refused_and_a_reader_is_not",
+    ],
+    "`bucketry resize` never deletes": [
+        "disk/test_resize.py::test_shrinking_refuses_to_cut_live_data",
+        "disk/test_resize.py::test_a_crash_at_any_request_leaves_a_volume_that_opens",
+    ],
+    "`bucketry check` reads every stored block": [
+        "disk/test_check.py::test_one_wrong_bit_in_any_block_is_found",
+        "disk/test_check.py::test_a_dry_run_tells_everything_and_changes_nothing",
+    ],
+    "`bucketry check --repair` loses nothing": [
+        "disk/test_check.py::test_repair_puts_right_what_loses_nothing",
+        "disk/test_check.py::test_a_crash_while_repairing_loses_nothing",
+    ],
+    "A wrong password is refused": [
+        "disk/test_lifecycle.py::test_a_wrong_password_is_refused_before_anything_is_written",
+        "layout/test_volume.py::test_a_wrong_password_is_noticed_on_any_block",
+    ],
+}
+
+
+def promises() -> list[str]:
+    """The sentences set in bold, each on one line."""
+    page = (ROOT / "docs" / "semantics.md").read_text().split("## ", 1)[1]
+    return [" ".join(text.split()) for text in re.findall(r"^\*\*(.+?)\*\*", page, re.MULTILINE | re.DOTALL)]
+
+
+def test_every_promise_has_its_tests() -> None:
+    """A promise that is added, dropped or reworded has to be looked at here."""
+    found = promises()
+    assert len(found) == len(HELD_BY)
+    for promise in found:
+        assert sum(promise.startswith(words) for words in HELD_BY) == 1, promise
+
+
+@pytest.mark.parametrize("test", sorted({test for tests in HELD_BY.values() for test in tests}))
+def test_the_tests_exist(test: str) -> None:
+    """Nothing is held to by a test that is gone."""
+    file, _, name = test.partition("::")
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE)
