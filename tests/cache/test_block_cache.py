@@ -9,6 +9,7 @@ import pytest
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.geometry import Geometry, Span
+from bucketry.core.zero_map import ZeroMap
 from bucketry.errors import Closed, Corrupt, Unavailable
 from bucketry.settings import CacheSettings
 from bucketry.testing.memory_layout import Gate, MemoryLayout
@@ -515,3 +516,27 @@ async def test_abandoning_says_what_is_lost() -> None:
     async with running() as (cache, _):
         await cache.write(1, 0, block_of(1))
         assert await cache.abandon() == BLOCK + SLOT_BYTES
+
+
+async def test_zeros_that_are_known_already_are_used_at_once() -> None:
+    """No request for them, nor waiting for the survey; which still goes on, and adds what it finds."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {1: block_of(1), 2: block_of(2)}
+    known = ZeroMap(BLOCKS)
+    known.begin_survey()
+    known.note_found(1, 6)
+    known.finish_survey()
+    zeros = ZeroMap.decode(known.encode(), BLOCKS)
+    layout.survey_gate.close()
+    cache = BlockCache(layout, CacheSettings(), zeros=zeros)
+    cache.start()
+    await cache.wait_surveyed()
+    assert await read(cache, 1) == block_of(1)
+    assert await read(cache, 0) == bytes(BLOCK)
+    assert layout.read_log == [1]
+    layout.survey_gate.open()
+    while cache.zeros.nonzero_count() > 2:
+        await asyncio.sleep(0)
+    assert await read(cache, 4) == bytes(BLOCK)
+    assert layout.read_log == [1]
+    await cache.close()

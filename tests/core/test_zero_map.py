@@ -1,5 +1,8 @@
 """The zero map against a plain set of numbers."""
 
+import random
+import zlib
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from bucketry.core import zero_map
 from bucketry.core.zero_map import ZeroMap
+from bucketry.errors import Corrupt
 
 #: Chunks this small let a handful of blocks cross several of them.
 SMALL_CHUNK = 16
@@ -128,3 +132,54 @@ def test_finishing_a_survey_that_was_not_begun_is_a_mistake() -> None:
     """Only a survey that was begun can say what is zero."""
     with pytest.raises(AssertionError):
         ZeroMap(8).finish_survey()
+
+
+@pytest.mark.parametrize("count", [1, 8, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_encoded_is_decoded(count: int, seed: int) -> None:
+    """All of it, and whether it was surveyed; changes go on from there."""
+    prng = random.Random(seed)
+    zeros = ZeroMap(count)
+    for _ in range(prng.randrange(20)):
+        first = prng.randrange(count)
+        zeros.set_zero(first, prng.randint(first, count))
+        zeros.clear(prng.randrange(count))
+    if seed:
+        zeros.begin_survey()
+        zeros.note_found(0, count)
+        zeros.finish_survey()
+    found = ZeroMap.decode(zeros.encode(), count)
+    assert found.surveyed == zeros.surveyed
+    assert found.nonzero_count() == zeros.nonzero_count()
+    assert [found.is_zero(n) for n in range(count)] == [zeros.is_zero(n) for n in range(count)]
+    found.set_zero(0, count)
+    assert found.nonzero_count() == 0
+
+
+def test_a_large_map_is_small() -> None:
+    """Of 2^32 blocks, known and not: some kilobytes."""
+    zeros = ZeroMap((1 << 32) - 1)
+    zeros.set_zero(1000, 1 << 31)
+    assert len(zeros.encode()) < 10_000
+    assert ZeroMap.decode(zeros.encode(), zeros.block_count).nonzero_count() == zeros.nonzero_count()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\3", b"\2", b"\2" + bytes(8192), b"\2" + b"\xff" * 8192, b"\0\0"],
+)
+def test_maps_that_cannot_be_are_refused(body: bytes) -> None:
+    """Sound by their checksum, and still no map of ten blocks."""
+    content = ZeroMap(10).encode()[:17] + zlib.compress(body)
+    with pytest.raises(Corrupt):
+        ZeroMap.decode(content + zlib.crc32(content).to_bytes(4, "little"), 10)
+
+
+def test_other_bytes_are_refused() -> None:
+    """Cut, of another size, or something else."""
+    content = ZeroMap(10).encode()
+    for bad in (b"", content[:-1], content[:5], b"x" * 100, content + b"x"):
+        with pytest.raises(Corrupt):
+            ZeroMap.decode(bad, 10)
+    with pytest.raises(Corrupt, match="10 blocks"):
+        ZeroMap.decode(content, 11)

@@ -86,9 +86,11 @@ class BlockCache:
         read_only: bool = False,
         journal: Journal | None = None,
         disown_journal: Callable[[], Awaitable[None]] | None = None,
+        zeros: ZeroMap | None = None,
     ) -> None:
         """``journal``: a flush waits for it and not for the bucket. ``disown_journal`` makes the bucket say
-        that a journal which broke is not this volume's any more."""
+        that a journal which broke is not this volume's any more. ``zeros``: what is known to be zero already;
+        the survey adds to it."""
         geometry = layout.geometry
         self._layout = layout
         self._geometry = geometry
@@ -96,7 +98,7 @@ class BlockCache:
         self._settings = settings
         self._read_only = read_only
         self._block_size = geometry.block_size_bytes
-        self.zeros = ZeroMap(geometry.block_count)
+        self.zeros = ZeroMap(geometry.block_count) if zeros is None else zeros
         self._journal = journal
         self._disown_journal = disown_journal
         #: Epochs that are being appended to the journal, or that it had no room for.
@@ -138,6 +140,8 @@ class BlockCache:
     def start(self) -> None:
         """Begin the background work: the survey of what exists."""
         self._loop = asyncio.get_running_loop()
+        if self.zeros.surveyed:
+            self._surveyed.set()
         self._spawn(self._survey())
 
     async def close(self) -> None:

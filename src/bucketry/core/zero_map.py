@@ -8,9 +8,16 @@ listing of what exists:
 * what the listing finds (``note_found``) and what is written meanwhile (``clear``) stop being candidates;
 * ``finish_survey`` adds the remaining candidates to what is known, ``abandon_survey`` drops them.
 
+``encode`` and ``decode`` are for keeping what is known from one attachment to the next.
+
 A write that was acknowledged *before* the survey began but is not yet in the bucket escapes the listing;
 whoever has such blocks names them with ``note_found`` after beginning.
 """
+
+import struct
+import zlib
+
+from bucketry.errors import Corrupt
 
 #: Blocks per chunk. A chunk that is all the same costs one list slot, any other 8 KiB: 2^32 blocks begin
 #: with 65,536 slots instead of 512 MiB, and no operation within a chunk touches more than those 8 KiB.
@@ -100,6 +107,34 @@ class _Bits:
             first += end - start
         return stop
 
+    def restore(self, body: bytes) -> None:
+        """Take over what ``ZeroMap.encode`` says of each chunk. Raises Corrupt."""
+        unpacker = zlib.decompressobj()
+        kinds_and_bits = len(self.chunks) * (1 + _CHUNK_BYTES)
+        try:
+            parts = unpacker.decompress(body, kinds_and_bits + 1)
+        except zlib.error as error:
+            raise Corrupt(f"a damaged zero map: {error}") from error
+        position = 0
+        for index in range(len(self.chunks)):
+            kind = parts[position : position + 1]
+            position += 1
+            size = self._chunk_size(index)
+            if kind == bytes([_MIXED]):
+                chunk = bytearray(parts[position : position + _CHUNK_BYTES])
+                position += _CHUNK_BYTES
+                # Beyond the end of the volume a chunk may have any bits.
+                bits = int.from_bytes(chunk, "little") & ((1 << size) - 1)
+                if len(chunk) != _CHUNK_BYTES or not 0 < bits.bit_count() < size:
+                    raise Corrupt("a zero map with a chunk that cannot be")
+                self.chunks[index], self.counts[index] = chunk, bits.bit_count()
+            elif kind == bytes([_ALL]):
+                self.counts[index] = size
+            elif kind != bytes([_NONE]):
+                raise Corrupt("a zero map with a chunk of no kind")
+        if position != len(parts) or not unpacker.eof:
+            raise Corrupt("a zero map of another length")
+
     def add(self, other: "_Bits") -> None:
         """Set whatever is set in ``other``, a set of the same size."""
         for index, chunk in enumerate(other.chunks):
@@ -117,6 +152,17 @@ class _Bits:
             self.counts[index] = bits.bit_count()
             if self.counts[index] == size:
                 self.chunks[index] = None
+
+
+#: Magic, number of blocks, whether a survey was finished; then, compressed by zlib, for each chunk one byte
+#: of _NONE, _ALL or _MIXED, and for a mixed one its bits; at the end the CRC-32 of all of it.
+_HEADER = struct.Struct("<8sQ?")
+_CHECKSUM = struct.Struct("<I")
+_MAGIC = b"zeromap1"
+_NONE, _ALL, _MIXED = 0, 1, 2
+_CHUNK_BYTES = _CHUNK_BITS // 8
+#: Most maps are uniform for long stretches; higher levels gain little.
+_LEVEL = 1
 
 
 class ZeroMap:
@@ -189,3 +235,32 @@ class ZeroMap:
     def abandon_survey(self) -> None:
         """Forget the survey under way, if any; what is known stays as it was."""
         self._candidates = None
+
+    def encode(self) -> bytes:
+        """What is known, for ``decode``."""
+        parts = []
+        for count, chunk in zip(self._known.counts, self._known.chunks, strict=True):
+            if chunk is None:
+                parts.append(bytes([_ALL if count else _NONE]))
+            else:
+                parts += [bytes([_MIXED]), bytes(chunk)]
+        header = _HEADER.pack(_MAGIC, self.block_count, self._surveyed)
+        data = header + zlib.compress(b"".join(parts), _LEVEL)
+        return data + _CHECKSUM.pack(zlib.crc32(data))
+
+    @classmethod
+    def decode(cls, data: bytes, block_count: int) -> "ZeroMap":
+        """The map of ``block_count`` blocks that ``encode`` made ``data`` of. Raises Corrupt when it is
+        none."""
+        content, end = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+        if len(content) < _HEADER.size or _CHECKSUM.pack(zlib.crc32(content)) != end:
+            raise Corrupt("not a zero map, or a damaged one")
+        magic, found_count, surveyed = _HEADER.unpack_from(content)
+        if magic != _MAGIC:
+            raise Corrupt("not a zero map of this version")
+        if found_count != block_count:
+            raise Corrupt(f"a zero map of {found_count} blocks instead of {block_count}")
+        zeros = cls(block_count)
+        zeros._surveyed = surveyed
+        zeros._known.restore(content[_HEADER.size :])
+        return zeros
