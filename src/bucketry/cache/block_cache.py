@@ -292,6 +292,8 @@ class BlockCache:
         # again before he looks.
         slot = self._table.peek(block)
         if slot is not None:
+            if slot.versions:
+                self._arm()  # it may go now, and nobody else may know
             content = bytes(slot.data) if isinstance(slot.data, bytearray) else slot.data
         load.set_result(content)
         if block in self._incomplete:
@@ -488,12 +490,14 @@ class BlockCache:
         so; it stays dirty."""
         self._check_open()
         self._counts.flushes += 1
+        had_aside, set_aside_count = bool(self._table.aside_blocks()), self._table.set_aside_count
         try:
             epoch = self._table.begin_flush()
             if not await self._journaled(epoch):
                 await self._drain(epoch)
                 await self._skip_in_journal(epoch)
-            await self._retry_aside()
+            if had_aside or set_aside_count != self._table.set_aside_count:
+                await self._retry_aside()
         except BucketryError:
             self._counts.flush_failures += 1
             raise
@@ -506,10 +510,14 @@ class BlockCache:
 
     async def _retry_aside(self) -> None:
         """What was set aside may have become readable: it is asked for once more, and the error told again if
-        not."""
-        for block in self._table.aside_blocks():
-            await asyncio.shield(self._load(block, Priority.UPLOAD))
+        not. What is not aside any more has joined a later epoch than its own."""
+        while True:
+            set_aside_count = self._table.set_aside_count
+            for block in self._table.aside_blocks():
+                await asyncio.shield(self._load(block, Priority.UPLOAD))
             await self._drain(self._table.begin_flush())
+            if set_aside_count == self._table.set_aside_count and not self._table.aside_blocks():
+                return
 
     async def _journaled(self, epoch: int) -> bool:
         """Whether an epoch, closed just now or before, is in the journal; waits until that is certain."""

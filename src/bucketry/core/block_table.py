@@ -192,6 +192,8 @@ class BlockTable:
         self._epochs: deque[Epoch] = deque([Epoch(1)])
         #: Blocks with a version that is set aside: it is the first of its slot.
         self._aside: set[int] = set()
+        #: How often a version was set aside.
+        self.set_aside_count = 0
         self._dirty_bytes = 0
         self._dirty_count = 0
         self._evicted_count = 0
@@ -454,6 +456,7 @@ class BlockTable:
         version.state = _ASIDE
         self._drop_before(version)
         self._aside.add(block)
+        self.set_aside_count += 1
         self._retire_epochs()
 
     def aside_blocks(self) -> list[int]:
