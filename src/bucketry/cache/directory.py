@@ -66,10 +66,6 @@ class CacheDirectory:
         return self.path / "blocks"
 
     @property
-    def journal(self) -> Path:
-        return self.path / "journal"
-
-    @property
     def zeros(self) -> Path:
         return self.path / "zeros"
 

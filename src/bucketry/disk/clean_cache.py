@@ -1,8 +1,7 @@
-"""The clean blocks of one attachment on local disk: its layout over the volume's, for as long as the disk
-runs."""
+"""What one attachment keeps on local disk: its cache directory, and the layout that caches in it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.disk_cache import CachedLayout
@@ -24,28 +23,33 @@ def identity(place: Place, found: Volume) -> str:
     return f"{who}, blocks of {found.format.block_size_bytes}"
 
 
+def open_directory(
+    place: Place, found: Volume, settings: CacheSettings, offload: Offload | None
+) -> AbstractContextManager[CacheDirectory | None]:
+    """The volume's cache directory, locked; None when ``settings`` name none, or nothing would run what is
+    done with its files. Raises what CacheDirectory.open does."""
+    if settings.cache_dir is None or offload is None:
+        return nullcontext()
+    return CacheDirectory.open(settings.cache_dir, identity(place, found))
+
+
 @asynccontextmanager
 async def over(
     below: Layout,
-    place: Place,
-    found: Volume,
+    directory: CacheDirectory | None,
     cipher: BlockCipher | None,
     settings: CacheSettings,
     offload: Offload | None,
 ) -> AsyncIterator[Layout]:
     """``below``, and over it the cache that ``settings`` ask for; ``offload`` runs its file operations. Of an
-    encrypted volume it is encrypted too.
-
-    Raises what CacheDirectory.open does.
-    """
-    if settings.cache_dir is None or settings.cache_size_bytes == 0 or offload is None:
+    encrypted volume it is encrypted too."""
+    if directory is None or offload is None or settings.cache_size_bytes == 0:
         yield below
         return
     key = None if cipher is None else cipher.derived_key(_KEY_PURPOSE)
-    with CacheDirectory.open(settings.cache_dir, identity(place, found)) as directory:
-        layout = CachedLayout(below, directory, settings.cache_size_bytes, offload=offload, key=key)
-        await layout.start()
-        try:
-            yield layout
-        finally:
-            await layout.close()
+    layout = CachedLayout(below, directory, settings.cache_size_bytes, offload=offload, key=key)
+    await layout.start()
+    try:
+        yield layout
+    finally:
+        await layout.close()

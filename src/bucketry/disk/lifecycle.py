@@ -79,8 +79,8 @@ async def opened(
 ) -> AsyncIterator[Disk]:
     """The running disk of a volume. Nothing is written before the volume and the password have been found
     right and, for writing, lease and mount token are ours. What a journal was left with is taken over before
-    the disk can be used. ``cache_offload`` runs what the clean cache does with its files; None: there is
-    none.
+    the disk can be used. ``cache_offload`` runs what is done with the files of the cache directory, the
+    journal's apart; None: nothing else is kept there.
 
     On leaving everything is brought into the bucket, and the volume given back. When that fails Unfinished is
     raised saying how much is missing, and lease and token stay as they are; without a journal it is lost with
@@ -91,11 +91,12 @@ async def opened(
     )
     cipher = await volume.unlock(place.bucket, found, asked.password)
     stored = volume.open_layout(place.bucket, found, cipher, offload=offload, in_flight_max=uploads_max)
-    async with (
-        clean_cache.over(stored, place, found, cipher, cache_settings, cache_offload) as layout,
-        _attached(place, found, asked, layout, cache_settings, local) as disk,
-    ):
-        yield disk
+    with clean_cache.open_directory(place, found, cache_settings, cache_offload) as directory:
+        async with (
+            clean_cache.over(stored, directory, cipher, cache_settings, cache_offload) as layout,
+            _attached(place, found, asked, layout, cache_settings, local) as disk,
+        ):
+            yield disk
 
 
 @asynccontextmanager
