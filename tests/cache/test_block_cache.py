@@ -13,6 +13,7 @@ from bucketry.core.zero_map import ZeroMap
 from bucketry.errors import Closed, Corrupt, Unavailable
 from bucketry.settings import CacheSettings
 from bucketry.testing.memory_layout import Gate, MemoryLayout
+from bucketry.testing.virtual_time import on_virtual_time
 
 BLOCK = 4096
 BLOCKS = 64
@@ -540,3 +541,82 @@ async def test_zeros_that_are_known_already_are_used_at_once() -> None:
     assert await read(cache, 4) == bytes(BLOCK)
     assert layout.read_log == [1]
     await cache.close()
+
+
+async def test_who_waits_for_room_hears_that_none_will_come() -> None:
+    """When nothing can be uploaded any more, waiting writers and flushes fail, and so do later ones."""
+    async with running(dirty_blocks=1) as (cache, layout):
+        layout.commit_gate.close()
+        await cache.write(1, 0, block_of(1))
+        flush = asyncio.create_task(cache.flush())
+        waiting = asyncio.create_task(cache.write(2, 0, block_of(2)))
+        await settle()
+        assert not waiting.done()
+        cache.fail(Unavailable("for good"))
+        for task in (flush, waiting):
+            with pytest.raises(Unavailable, match="for good"):
+                await task
+        with pytest.raises(Unavailable, match="for good"):
+            await cache.write(3, 0, block_of(3))
+
+
+async def test_a_flush_under_way_ends_with_the_cache() -> None:
+    """Whoever waits for a flush when the cache is abandoned is told."""
+    async with running() as (cache, layout):
+        layout.commit_gate.close()
+        await cache.write(1, 0, block_of(1))
+        flush = asyncio.create_task(cache.flush())
+        await settle()
+        await cache.abandon()
+        with pytest.raises(Closed):
+            await flush
+
+
+@pytest.mark.logs("damaged block")
+async def test_a_flush_waits_for_what_was_set_aside_and_is_readable_again() -> None:
+    """A reader who gets the block while a flush waits for others does not take it from that flush."""
+    async with running() as (cache, layout):
+        layout.blocks[1] = block_of(7)
+        layout.read_error = Corrupt("damaged")
+        await cache.write(1, 0, b"new")
+        await cache.write(2, 0, block_of(2))
+        layout.commit_gate.close()
+        flush = asyncio.create_task(cache.flush())
+        await settle()
+        assert figure(cache, "aside_count") == 1
+        layout.read_error = None
+        assert (await read(cache, 1)).startswith(b"new")
+        layout.commit_gate.open()
+        await flush
+        assert layout.blocks[1] == b"new" + block_of(7)[3:]
+        assert figure(cache, "dirty_count") == 0
+
+
+@pytest.mark.logs("damaged block")
+async def test_what_was_set_aside_goes_when_a_read_completes_it() -> None:
+    """Without any flush or write: the write delay after it became readable it is uploaded."""
+    async with running(write_delay_seconds=0.01) as (cache, layout):
+        layout.blocks[1] = block_of(7)
+        layout.read_error = Corrupt("damaged")
+        await cache.write(1, 0, b"new")
+        await until(lambda: figure(cache, "aside_count") == 1)
+        layout.read_error = None
+        await read(cache, 1)
+        await until(lambda: layout.blocks[1] == b"new" + block_of(7)[3:])
+
+
+@pytest.mark.logs("damaged block")
+@on_virtual_time
+async def test_what_was_set_aside_is_tried_again_by_itself() -> None:
+    """A block that was damaged on its way is asked for again after a while, and waiting writers get room."""
+    async with running(dirty_blocks=1, write_delay_seconds=0.0) as (cache, layout):
+        layout.blocks[1] = block_of(7)
+        layout.read_error = Corrupt("damaged")
+        await cache.write(1, 0, b"new")
+        waiting = asyncio.create_task(cache.write(2, 0, block_of(2)))
+        await asyncio.sleep(100.0)
+        assert not waiting.done()
+        layout.read_error = None
+        await waiting
+        await cache.flush()
+        assert layout.blocks[1] == b"new" + block_of(7)[3:]

@@ -358,3 +358,28 @@ def _check(table: BlockTable, model: Model) -> None:
             assert all(slot.data[start:end] == expected[start:end] for start, end in slot.known)
         end = model.ends[oldest - 1].get(block, ZEROS)
         assert in_bucket == end or in_bucket in model.during[oldest][block]
+
+
+def test_an_older_version_is_completed_though_the_newer_one_is_whole() -> None:
+    """A small write, a flush, a write of the whole block: what arrives from the bucket still goes under the
+    first."""
+    table = a_table()
+    table.write(1, 4, b"new", 0.0)
+    table.begin_flush()
+    table.write(1, 0, b"w" * BLOCK, 0.0)
+    assert table.next_work(9.0, 0.0, BLOCK, 4, 4).incomplete == [1]
+    table.insert(1, b"o" * BLOCK)
+    (older,) = take(table)
+    assert data_of(older) == b"oooonew" + b"o" * (BLOCK - 7)
+    finish(table, older)
+    assert [data_of(version) for version in take(table)] == [b"w" * BLOCK]
+
+
+def test_a_version_is_due_when_its_timer_comes() -> None:
+    """Exactly when ``dirty_since`` and the delay say, not a rounding error later: no other timer comes."""
+    for tenths in range(1, 2000):
+        since, delay = tenths / 10, 0.7
+        table = a_table()
+        table.write(1, 0, b"a" * BLOCK, since)
+        work = table.next_work(since + delay, delay, BLOCK, 4, 4)
+        assert [version.block for version in work.uploads] == [1]

@@ -11,8 +11,9 @@ from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
-from bucketry.disk.machine import this_process
-from bucketry.errors import Busy, Corrupt
+from bucketry.disk.machine import ThisMachine, this_process
+from bucketry.errors import Busy, Corrupt, Unavailable, Unfinished
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket, LoseAnswer
 
 ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
 LEASE = Lease(epoch=3, holder=ELSEWHERE, taken="2026-11-21T19:38:00Z", renewed="2026-11-21T19:39:00Z")
@@ -99,3 +100,43 @@ async def test_a_lease_that_cannot_be_understood_is_not_taken_for_free(place: Pl
         await holding.look(place)
     with pytest.raises(Corrupt, match="lease"):
         await holding.unlock(place)
+
+
+class Survivor(ThisMachine):
+    """A machine all of whose former processes have ended."""
+
+    def has_ended(self, holder: Holder) -> bool:
+        return True
+
+
+@pytest.mark.logs("taking over the lease")
+async def test_a_token_that_was_put_without_an_answer_locks_nobody_out() -> None:
+    """Whoever could not find out whether his token is there leaves the lease that says that it is his: the
+    next one takes both."""
+    bucket = FaultyBucket(MemoryBucket(MemoryStore()))
+    place = Place(bucket, bucket, Fence(), "vol/", "bucket/vol/", Survivor())
+    bucket.plan(LoseAnswer(), operation="put", key="vol/" + MOUNT_TOKEN_NAME)
+    with pytest.raises(Unavailable):
+        async with holding.held(place, force=False):
+            raise AssertionError("the volume is not ours")
+    assert (await holding.look(place)).token is not None
+    async with holding.held(place, force=False):
+        pass
+    assert (await holding.look(place)).holder is None
+
+
+@pytest.mark.logs("taking over the lease")
+async def test_the_token_of_a_dead_holder_goes_though_his_successor_failed() -> None:
+    """One dies; the next takes his lease and cannot put his token; the third takes lease and token."""
+    bucket = FaultyBucket(MemoryBucket(MemoryStore()))
+    place = Place(bucket, bucket, Fence(), "vol/", "bucket/vol/", Survivor())
+    with pytest.raises(Unfinished):
+        async with holding.held(place, force=False):
+            raise Unfinished("dies")
+    bucket.plan(Fail(), operation="put", key="vol/" + MOUNT_TOKEN_NAME)
+    with pytest.raises(Unavailable):
+        async with holding.held(place, force=False):
+            raise AssertionError("the volume is not ours")
+    async with holding.held(place, force=False):
+        pass
+    assert (await holding.look(place)).holder is None

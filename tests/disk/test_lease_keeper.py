@@ -9,10 +9,12 @@ import pytest
 from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Bucket, IfAbsent
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.bucket.retrying import Retrying
 from bucketry.core.lease import DURATION_SECONDS, RENEW_SECONDS, SAFE_SECONDS, Holder
 from bucketry.core.names import LEASE_NAME
 from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
 from bucketry.errors import Busy, Corrupt, Fenced, Unsupported
+from bucketry.settings import RetrySettings
 from bucketry.testing.faulty_bucket import FaultyBucket
 from bucketry.testing.virtual_time import on_virtual_time
 
@@ -194,3 +196,39 @@ async def test_a_shut_fence_lets_reads_through_and_nothing_else() -> None:
     fence.guard_with(None)
     await bucket.delete("a")
     assert not store.objects
+
+
+@pytest.mark.logs("could not be renewed", "trying again")
+@on_virtual_time
+async def test_a_renewal_whose_answer_never_came_is_no_loss() -> None:
+    """It was applied, the attempts ended without an answer: the next renewal finds the lease its own."""
+    store = FaultyBucket(MemoryBucket(MemoryStore()))
+    lost: list[Fenced] = []
+    one = keeper(Retrying(store, RetrySettings(budget_seconds=2.0)), "one", lost)
+    await one.take()
+    hold = store.hold(operation="put", applied=True)
+    await hold.wait_arrived()
+    store.outage = True
+    hold.release()
+    await asyncio.sleep(RENEW_SECONDS)
+    store.outage = False
+    await asyncio.sleep(2 * RENEW_SECONDS)
+    assert not lost
+    one.check()
+    await one.release()
+
+
+@on_virtual_time
+async def test_a_renewal_under_way_does_not_keep_the_lease_from_being_given_back() -> None:
+    """The renewal is applied, its answer still on its way: the lease is free all the same."""
+    bucket = FaultyBucket(MemoryBucket(MemoryStore()))
+    one, two = keeper(bucket, "one"), keeper(bucket, "two")
+    await one.take()
+    hold = bucket.hold(operation="put", key="vol/" + LEASE_NAME, applied=True)
+    await hold.wait_arrived()
+    releasing = asyncio.create_task(one.release())
+    await asyncio.sleep(0)
+    hold.release()
+    await releasing
+    await two.take()
+    await two.release()

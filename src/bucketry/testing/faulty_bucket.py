@@ -167,6 +167,8 @@ class FaultyBucket(BucketWrapper):
         self.rates = rates
         self.outage = False
         self.requests: list[Request] = []
+        #: How often each object was damaged on its way.
+        self.damaged: Counter[str] = Counter()
         self._random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
         self._sleep = sleep
         self._plans: list[_Plan] = []
@@ -342,6 +344,8 @@ class FaultyBucket(BucketWrapper):
             raise Unavailable(f"{what}: outage on purpose")
 
     def _damaged(self, found: Object, fault: Fault) -> Object:
+        if isinstance(fault, Truncate | FlipBit):
+            self.damaged[found.info.key] += 1
         size_bytes = len(found.data)
         if isinstance(fault, Truncate):
             cut = bytes(found.data[: size_bytes // 2])
