@@ -40,10 +40,11 @@ async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
         location = replace(location, prefix=settings.prefix)
     store = connect(settings)
     fence = Fence()
-    bucket = Retrying(Limited(Metered(FencedBucket(store, fence)), settings.limits), settings.retry)
+    metered = Metered(store)
+    bucket = Retrying(Limited(FencedBucket(metered, fence), settings.limits), settings.retry)
     # Lease and token are a few requests that must not wait behind others, nor for long.
     control = Retrying(
-        store,
+        metered,
         replace(settings.retry, budget_seconds=min(_CONTROL_BUDGET_SECONDS, settings.retry.budget_seconds)),
     )
     # A directory has no name that outlives a move; its last part is what people would call it.

@@ -91,3 +91,22 @@ def test_a_missing_syslog_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
     with pytest.raises(Unsupported, match="--log FILE"):
         logs.log_to_syslog(debug=False)
+
+
+def test_a_flood_is_cut_and_counted() -> None:
+    """Of one kind of message only some are written in a while; the next one after that says how many were
+    not. Other kinds are not affected."""
+    gate = logs.FloodGate()
+
+    def said(text: str, seconds: float, *args: object) -> str | None:
+        record = logging.LogRecord("bucketry.x", logging.WARNING, "x.py", 1, text, args, None)
+        record.created = seconds
+        return record.getMessage() if gate.filter(record) else None
+
+    lines = [said("put %d failed", 0.1 * n, n) for n in range(50)]
+    assert [line for line in lines if line] == [f"put {n} failed" for n in range(logs.FLOOD_LINES)]
+    assert said("another", 5.0) == "another"
+    assert (
+        said("put %d failed", logs.FLOOD_SECONDS + 1, 50) == "put 50 failed (45 more like this were left out)"
+    )
+    assert said("put %d failed", logs.FLOOD_SECONDS + 2, 51) == "put 51 failed"

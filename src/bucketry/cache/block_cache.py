@@ -427,7 +427,8 @@ class BlockCache:
         if error is None:
             self._counts.uploads += 1
             self._pause_seconds = self._paused_until = 0.0
-            self._last_error = None
+            if not self._table.aside_blocks():
+                self._last_error = None
             if self._journal is not None:
                 self._journal.note_drained(self._table.drained_epoch)
             self._settle_flushes()

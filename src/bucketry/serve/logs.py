@@ -15,6 +15,12 @@ SYSLOG_SOCKET = "/dev/log"
 DEFAULT_LOG_BYTES_MAX = 1 << 20
 
 
+#: Of one kind of message so many are written in so many seconds; an outage logs a line for every request
+#: otherwise, hundreds in a minute. The next one says how many were left out.
+FLOOD_LINES = 5
+FLOOD_SECONDS = 10.0
+
+
 def open_log_file(path: Path, *, rotate: bool = False) -> int:
     """A descriptor that appends to ``path``, for the caller to close."""
     if rotate and path.exists() and path.stat().st_size > DEFAULT_LOG_BYTES_MAX:
@@ -49,6 +55,8 @@ def log_to_syslog(*, debug: bool) -> None:
 
 def _install(handler: logging.Handler, layout: str, debug: bool) -> None:
     handler.setFormatter(_Formatter(layout, debug))
+    if not debug:
+        handler.addFilter(FloodGate())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -68,3 +76,28 @@ class _Formatter(logging.Formatter):
         if not self._debug:
             record.exc_text, record.exc_info, record.stack_info = None, None, None
         return super().format(record)
+
+
+class FloodGate(logging.Filter):
+    """Lets through FLOOD_LINES records of a kind (same logger, level and text before its figures are put in)
+    in FLOOD_SECONDS, and tells with the next one how many were left out. Errors that are said once are never
+    left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: By kind: when its window began, how many were let through in it, how many were not.
+        self._windows: dict[tuple[str, int, str], tuple[float, int, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = (record.name, record.levelno, str(record.msg))
+        began, passed, left_out = self._windows.get(kind, (record.created, 0, 0))
+        if record.created - began >= FLOOD_SECONDS:
+            began, passed = record.created, 0
+        if passed >= FLOOD_LINES:
+            self._windows[kind] = (began, passed, left_out + 1)
+            return False
+        if left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more like this were left out)"
+            record.args = ()
+        self._windows[kind] = (began, passed + 1, 0)
+        return True
