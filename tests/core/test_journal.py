@@ -40,7 +40,7 @@ from bucketry.errors import Corrupt, Invalid, Unsupported
 IDENTITY = JournalIdentity("s3://bucket/dísk", "g-1", 1 << 40, 131072)
 HEAD = Head(7, bytes(range(16)), (IDENTITY,))
 SEED = checksum(HEAD.salt)
-RECORD = Record(Kind.WRITE, 0x12345678, 9, 8, 5, 3, 4097, 1000)
+RECORD = Record(Kind.WRITE, 0x12345678, 2, 9, 8, 5, 3, 4097, 1000)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Segments:
 
     segment_bytes: int = SEGMENT_BYTES_MIN
     names: Sequence[str] = ("a", "b", "c", "d")
-    tail: Tail = Tail()  # noqa: RUF009 - it is frozen
+    tail: Tail = Tail(1)  # noqa: RUF009 - it is frozen
     files: dict[str, bytearray] = field(default_factory=dict)
     free: list[str] = field(default_factory=list)
 
@@ -151,7 +151,7 @@ def test_the_longest_names_fit_into_a_head() -> None:
 
 def test_records_and_segment_headers_are_valid_as_a_whole_or_not_at_all() -> None:
     """A changed bit, another salt, or a missing byte: it is none."""
-    header = SegmentHeader(1 << 20, 17, 16, 3, 4)
+    header = SegmentHeader(1 << 20, 5, 17, 16, 3, 4)
     page, record = encode_segment(SEED, header), encode_record(SEED, RECORD)
     assert len(record) == RECORD_BYTES
     assert decode_segment(SEED, page) == header
@@ -160,7 +160,7 @@ def test_records_and_segment_headers_are_valid_as_a_whole_or_not_at_all() -> Non
     assert decode_record(SEED + 1, record) is None
     assert decode_segment(SEED, page[:-1]) is None
     assert decode_record(SEED, record[:-1]) is None
-    for bit in range(8 * 56):
+    for bit in range(8 * 64):
         damaged = bytearray(page)
         damaged[bit // 8] ^= 1 << bit % 8
         assert decode_segment(SEED, bytes(damaged)) is None
@@ -185,7 +185,7 @@ def test_records_that_cannot_be_are_refused() -> None:
 
 def test_foreign_files_are_told_from_segments() -> None:
     """A segment of whatever salt, or a file without content, is ours; anything else is not."""
-    assert not is_foreign(encode_segment(SEED + 1, SegmentHeader(1 << 20, 1, 0, 0, 0)))
+    assert not is_foreign(encode_segment(SEED + 1, SegmentHeader(1 << 20, 1, 1, 0, 0, 0)))
     assert not is_foreign(bytes(PAGE_BYTES))
     assert not is_foreign(b"")
     assert is_foreign(b"PNG and so on")
@@ -400,7 +400,7 @@ def test_old_records_of_a_segment_that_is_used_again_are_not_seen() -> None:
         segments.append(epoch, write(epoch, bytes(10)), drained=6)
     found = segments.epochs()
     assert list(found) == list(range(7, 20))
-    segments.tail = Tail(None, 0, segments.tail.next_sequence, segments.tail.newest_epoch)
+    segments.tail = Tail(2, None, 0, segments.tail.next_sequence, segments.tail.newest_epoch)
     segments.append(20, write(1, b"y"), drained=18)
     found = segments.epochs()
     assert list(found) == [19, 20]
@@ -418,7 +418,7 @@ def test_a_commit_behind_a_cut_end_continues_it(torn: int) -> None:
     segments.files["a"][good.position + torn] ^= 1
     found = segments.scan()
     assert (found.damage, found.newest_epoch, found.next_sequence) == (None, 2, good.next_sequence)
-    segments.tail = Tail(None, 0, found.next_sequence, found.newest_epoch)
+    segments.tail = Tail(2, None, 0, found.next_sequence, found.newest_epoch)
     segments.append(3, write(0, b"new"))
     segments.append(4, write(0, b"newer"))
     assert {number: bytes(entries[0].data or b"") for number, entries in segments.epochs().items()} == {
@@ -430,26 +430,65 @@ def test_a_commit_behind_a_cut_end_continues_it(torn: int) -> None:
 
 
 def test_records_of_a_torn_commit_are_not_taken_for_later_ones() -> None:
-    """A commit was torn so that the header of its segment is gone and its records are not. That file is to be
-    removed; and its records do not continue later commits that are written over their beginning, even where
-    the numbers fit."""
+    """A commit was torn so that the header of its segment is gone and its records are not. They do not
+    continue what the next life writes over their beginning, even where the numbers fit; and they are told, so
+    that the file can be removed."""
     segments = Segments(segment_bytes=8 * PAGE_BYTES)
     commit = segments.begin()
     # Each of these records is a page.
-    assert commit.add(1, [write(0, b"old" * ((PAGE_BYTES - RECORD_BYTES) // 3)) for _ in range(5)])
+    assert commit.add(1, [write(0, b"o" * (PAGE_BYTES - RECORD_BYTES)) for _ in range(5)])
     segments.put(commit)
     segments.files["a"][:PAGE_BYTES] = bytes(PAGE_BYTES)
     found = segments.scan()
     assert (found.damage, found.free, found.beyond) == (None, (), ("a",))
     segments.free.insert(0, "a")
-    segments.tail = Tail()
-    segments.append(1, write(0, b"new"))
-    segments.append(2, write(0, bytes(2 * PAGE_BYTES)))
-    fifth = decode_record(SEED, segments.files["a"][5 * PAGE_BYTES :])
-    assert fifth is not None
-    assert fifth.sequence == segments.tail.next_sequence == 5
-    assert list(segments.epochs()) == [1, 2]
-    assert segments.scan().next_sequence == 5
+    segments.tail = Tail(2)
+    segments.append(1, write(0, b"n" * (PAGE_BYTES + 1)))
+    third = decode_record(SEED, segments.files["a"][3 * PAGE_BYTES :])
+    assert third is not None
+    assert third.sequence == segments.tail.next_sequence == 3
+    assert list(segments.epochs()) == [1]
+    assert segments.scan().next_sequence == 3
+
+
+def test_what_two_lives_lost_does_not_make_an_epoch() -> None:
+    """A commit was torn in the middle of an epoch, and in the next life another with the same numbers, where
+    the header that said so was lost: the beginning of one and the end of the other are no epoch."""
+    segments = Segments()
+    segments.append(1, write(0, b"one"))
+    commit = segments.begin()
+    assert commit.add(2, [write(0, b"x"), write(10, b"y" * 12000)])
+    segments.put(commit)
+    del segments.files["b"], segments.files["c"]
+    found = segments.scan()
+    assert (found.damage, found.newest_epoch, found.next_sequence) == (None, 1, 3)
+    segments.free = ["b", "c"]
+    segments.tail = Tail(2, None, 0, 3, 1)
+    commit = segments.begin()
+    # One record in b, as the torn commit has one in a; and all others in c.
+    assert commit.add(2, [write(0, b"z" * 12000)])
+    segments.put(commit)
+    segments.files["b"] = bytearray(SEGMENT_BYTES_MIN)
+    found = segments.scan()
+    assert found.damage is None
+    assert [epoch.number for epoch in found.epochs] == [1]
+
+
+def test_damage_is_told_behind_what_was_cut_off_too() -> None:
+    """Records that were cut off and look right do not hide that what came instead of them is damaged."""
+    segments = Segments()
+    segments.append(1, write(0, b"one"))
+    commit = segments.begin()
+    assert commit.add(2, [write(0, b"x"), write(10, b"y" * 12000)])
+    segments.put(commit)
+    del segments.files["b"], segments.files["c"]
+    segments.free = ["b", "c"]
+    segments.tail = Tail(2, None, 0, 3, 1)
+    segments.append(2)
+    segments.append(3, write(0, b"three"))
+    assert list(segments.epochs()) == [1, 2, 3]
+    segments.files["b"][30] ^= 1
+    assert segments.scan().damage is not None
 
 
 def test_a_copy_of_the_journal_in_its_own_data_proves_nothing() -> None:

@@ -181,7 +181,7 @@ class Journal:
         #: Segments with records, oldest first, each with the newest epoch in it.
         self._segments: dict[str, int] = {}
         self._free: list[str] = list(self._names)
-        self._tail = Tail()
+        self._tail = Tail(head.counter)
         #: Epochs that are in the journal and not known to be in the bucket, with their bytes.
         self._lag: deque[tuple[int, int]] = deque()
         self._drained = 0
@@ -263,7 +263,7 @@ class Journal:
         first = [name for name in found.free if name in self._names]
         rest = [name for name in self._names if name not in self._segments and name not in first]
         self._free = first + rest
-        self._tail = Tail(None, 0, found.next_sequence, found.newest_epoch)
+        self._tail = Tail(self._head.counter, None, 0, found.next_sequence, found.newest_epoch)
         self._lag.extend((epoch.number, epoch.data_bytes) for epoch in found.epochs)
         self._drained = self._durable_drained = found.drained
 
@@ -479,7 +479,7 @@ class Journal:
         await self._put_head(Head(self._head.counter + 1, salt, self._head.identities))
         self._seed = checksum(salt)
         self._is_used = False
-        self._tail = Tail()
+        self._tail = Tail(self._head.counter)
         self._durable_drained = self._drained
         self._segments.clear()
         self._free = list(self._names)

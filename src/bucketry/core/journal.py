@@ -8,11 +8,13 @@ A segment is a header page and then records, in *commits*: what was made durable
 begins on a page of its own, so that no page which holds something promised is ever written again. It carries
 whole epochs; each epoch ends with a barrier. Records are numbered without gaps, and each says
 
-* ``synced``: the number of the last record that was durable before its commit was begun, and
-* ``drained``: up to which epoch the bucket had everything by then.
+* ``synced``: the number of the last record that was durable before its commit was begun,
+* ``drained``: up to which epoch the bucket had everything by then, and
+* ``life``: which use of the journal wrote it.
 
-Both stay true for ever. The second is no convenience: changes that were in the bucket before their epoch was
-flushed are not in the journal, and replaying an older epoch over them would bring old bytes back.
+The first two stay true for ever. ``drained`` is no convenience: changes that were in the bucket before their
+epoch was flushed are not in the journal, and replaying an older epoch over them would bring old bytes back.
+A new life gives the numbers of what was cut off again, so it begins with a segment of its own.
 
 ::
 
@@ -20,8 +22,9 @@ flushed are not in the journal, and replaying an older epoch over them would bri
               page   | WRITE data WRITE data BARRIER ZERO BARRIER | WRITE data BARRIER |
                      |  '------ epoch 7 -----------' '- epoch 8-' | '--- epoch 9 ----' |
 
-Reading stops at the first record that is damaged or is not the next. If a later one proves that it had been
-durable, the journal is damaged; otherwise it is the torn end of a commit that nobody was promised.
+Reading stops at the first record that is damaged or is not the next of its life. If a later one proves that
+it had been durable, the journal is damaged; otherwise it is the torn end of a commit that was promised to
+nobody.
 """
 
 import json
@@ -54,12 +57,12 @@ _RECORD_MAGIC = b"BkJr"
 #: magic, crc32c of what follows, version, length of the text
 _HEAD = struct.Struct("<8sIII")
 _HEAD_CHECKED_FROM = 12
-#: magic, version, crc32c of what follows, size, first sequence, synced, drained, newest epoch before
-_SEGMENT = struct.Struct("<8sIIQQQQQ")
-#: magic, crc32c of what follows, kind, 3 times nothing, crc32c of the payload, sequence, synced, epoch,
+#: magic, version, crc32c of what follows, size, life, first sequence, synced, drained, newest epoch before
+_SEGMENT = struct.Struct("<8sIIQQQQQQ")
+#: magic, crc32c of what follows, kind, 3 times nothing, crc32c of the payload, life, sequence, synced, epoch,
 #: drained, offset, length
-_RECORD = struct.Struct("<4sIB3xIQQQQQQ")
-_RECORD_BODY = struct.Struct("<B3xIQQQQQQ")
+_RECORD = struct.Struct("<4sIB3xIQQQQQQQ")
+_RECORD_BODY = struct.Struct("<B3xIQQQQQQQ")
 RECORD_BYTES = _RECORD.size
 _CHECKED_FROM = 8
 _SEGMENT_CHECKED_FROM = 16
@@ -187,6 +190,7 @@ class SegmentHeader:
     """``newest_before``: the newest epoch that has a record before this segment; 0: none."""
 
     size_bytes: int
+    life: int
     first_sequence: int
     synced: int
     drained: int
@@ -200,6 +204,7 @@ def encode_segment(seed: int, header: SegmentHeader) -> bytes:
         VERSION,
         0,
         header.size_bytes,
+        header.life,
         header.first_sequence,
         header.synced,
         header.drained,
@@ -213,12 +218,12 @@ def decode_segment(seed: int, page: bytes) -> SegmentHeader | None:
     """None: not a segment of the journal with this seed."""
     if len(page) < PAGE_BYTES:
         return None
-    magic, version, crc, size_bytes, first, synced, drained, before = _SEGMENT.unpack_from(page)
+    magic, version, crc, *fields = _SEGMENT.unpack_from(page)
     if magic != _SEGMENT_MAGIC or version != VERSION:
         return None
     if checksum(page[_SEGMENT_CHECKED_FROM : _SEGMENT.size], seed) != crc:
         return None
-    return SegmentHeader(size_bytes, first, synced, drained, before)
+    return SegmentHeader(*fields)
 
 
 def is_foreign(page: bytes) -> bool:
@@ -241,6 +246,7 @@ class Record(NamedTuple):
 
     kind: Kind
     payload_crc: int
+    life: int
     sequence: int
     synced: int
     epoch: int
@@ -292,8 +298,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Where a journal ends. ``segment`` None: the next commit begins one."""
+    """Where a journal ends. ``segment`` None: the next commit begins one. ``life``: one for each time that
+    the journal is opened."""
 
+    life: int
     segment: str | None = None
     position: int = 0
     next_sequence: int = 1
@@ -337,6 +345,7 @@ class Commit:
         self.drained = drained
         self._segment_bytes = segment_bytes
         self._free = free
+        self._life = tail.life
         self._synced = tail.next_sequence - 1
         self._sequence = tail.next_sequence
         self._newest_epoch = tail.newest_epoch
@@ -398,7 +407,9 @@ class Commit:
         if self._room(RECORD_BYTES, reserve_bytes) < 0:
             return False
         payload_crc = 0 if payload is None else checksum(payload)
-        record = Record(kind, payload_crc, self._sequence, self._synced, epoch, self.drained, offset, length)
+        record = Record(
+            kind, payload_crc, self._life, self._sequence, self._synced, epoch, self.drained, offset, length
+        )
         piece = self.pieces[-1]
         piece.add(encode_record(self._seed, record))
         if payload is not None:
@@ -419,7 +430,7 @@ class Commit:
             return -1
         piece = Piece(self._free[begun], 0, True, 0)
         header = SegmentHeader(
-            self._segment_bytes, self._sequence, self._synced, self.drained, self._newest_epoch
+            self._segment_bytes, self._life, self._sequence, self._synced, self.drained, self._newest_epoch
         )
         piece.add(encode_segment(self._seed, header))
         self.pieces.append(piece)
@@ -432,7 +443,7 @@ class Commit:
         for piece in self.pieces:
             piece.add(_PAD[: _page_up(piece.end) - piece.end])
         last = self.pieces[-1]
-        self.tail = Tail(last.segment, last.end, self._sequence, self._newest_epoch)
+        self.tail = Tail(self._life, last.segment, last.end, self._sequence, self._newest_epoch)
 
 
 # -- reading what was left -----------------------------------------------------------------------------------
@@ -457,13 +468,11 @@ class Segment:
 
 
 class Place(NamedTuple):
-    """Where a record may be found: a position in a segment, the number it must have, and the ``synced`` of
-    the commit that is being read there."""
+    """Where a record may be found: a position in a segment, and the number it must have."""
 
     segment: int
     position: int
     sequence: int
-    synced: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,33 +557,35 @@ class Walk:
         self._segments = segments
         self._window = _Window(read)
         self.place = start
+        self._is_between_epochs = True
 
     def __iter__(self) -> Iterator[Found]:
         while (found := self._next()) is not None:
             record, _, place = found
+            self._is_between_epochs = record.kind in (Kind.BARRIER, Kind.MARK)
             end = place.position + RECORD_BYTES + record.payload_bytes
-            self.place = Place(place.segment, end, record.sequence + 1, record.synced)
+            self.place = Place(place.segment, end, record.sequence + 1)
             yield found
 
     def _next(self) -> Found | None:
-        index, position, sequence, synced = self.place
-        following = index + 1
-        if following < len(self._segments) and self._segments[following].header.first_sequence == sequence:
-            # Even if something that looks right comes here: it was cut off when that segment was begun.
-            place = Place(following, PAGE_BYTES, sequence, self._segments[following].header.synced)
-            return self._at(place)
+        index, position, sequence = self.place
+        if index + 1 < len(self._segments):
+            header = self._segments[index + 1].header
+            if header.first_sequence == sequence:
+                # Even if something that looks right comes here: it was cut off when that segment was begun.
+                # But what was cut off in the middle of an epoch may itself have led here, and ends here.
+                if header.life == self._segments[index].header.life or self._is_between_epochs:
+                    return self._at(Place(index + 1, PAGE_BYTES, sequence))
+                return None
         found = self._at(self.place)
         if found is None and position % PAGE_BYTES:
-            found = self._at(Place(index, _page_up(position), sequence, synced))
+            found = self._at(Place(index, _page_up(position), sequence))
         return found
 
     def _at(self, place: Place) -> Found | None:
         segment = self._segments[place.segment]
         record = decode_record(self._seed, self._window.at(segment.name, place.position, RECORD_BYTES))
-        if record is None or record.sequence != place.sequence:
-            return None
-        same_commit = record.synced == place.synced
-        if not same_commit and not (record.begins_commit and place.position % PAGE_BYTES == 0):
+        if record is None or (record.life, record.sequence) != (segment.header.life, place.sequence):
             return None
         length = record.payload_bytes
         payload = self._window.at(segment.name, place.position + RECORD_BYTES, length)
@@ -622,20 +633,20 @@ class _Scanner:
     def run(self) -> Scan:
         damage: Damage | None = None
         if not self._segments:
-            start = end = Place(0, 0, 1, 0)
+            start = end = Place(0, 0, 1)
         else:
             header = self._segments[0].header
-            start = Place(0, PAGE_BYTES, header.first_sequence, header.synced)
+            start = Place(0, PAGE_BYTES, header.first_sequence)
             end = self._walk(start, beheaded_epoch=header.newest_before)
         later = self._look_beyond(end)
-        if later.synced >= end.sequence:
+        if later.synced >= self._next_sequence:
             # Harmless if everything that is damaged is in the bucket.
             restart = later.restart(self._drained)
             if restart is not None:
                 self._epochs.clear()
                 end = self._walk(restart, beheaded_epoch=0)
                 later = self._look_beyond(end)
-            if later.synced >= end.sequence:
+            if later.synced >= self._next_sequence:
                 damage = self._damage(end, later)
         elif self._segments and self._segments[0].header.newest_before > self._drained:
             # What came before is missing. If anything had been durable, the segment of the last of it would
@@ -670,6 +681,7 @@ class _Scanner:
         beginning is missing."""
         first: Place | None = None
         count = data_bytes = 0
+        self._next_sequence = start.sequence
         walk = Walk(self._seed, self._segments, self._read, start)
         for record, payload, place in walk:
             self._drained = max(self._drained, record.drained)
@@ -725,7 +737,7 @@ class _Scanner:
             if record.epoch:
                 beyond.epochs.append(record.epoch)
                 if record.begins_commit and index is not None:
-                    place = Place(index, position, record.sequence, record.synced)
+                    place = Place(index, position, record.sequence)
                     beyond.commits.append((record.epoch, place))
 
     def _damage(self, at: Place, later: "_Beyond") -> Damage:
