@@ -47,8 +47,8 @@ class ReadAhead:
         self._block_count = block_count
         self._window_max = window_blocks_max
         self._is_known = is_known
-        #: Least recently used first.
-        self._streams: list[_Stream] = []
+        #: By the block that each expects to be read next; least recently used first.
+        self._streams: dict[int, _Stream] = {}
         #: Fetched and not asked for yet, oldest first. What falls out of it was fetched in vain.
         self._unused: OrderedDict[int, _Stream] = OrderedDict()
         self._unused_max = 2 * self.STREAMS_MAX * max(1, window_blocks_max)
@@ -65,18 +65,23 @@ class ReadAhead:
                 if fetched_by is not None:
                     fetched_by.unused_count -= 1
                     self._used_blocks += 1
-        for index, stream in enumerate(self._streams):
-            if stream.next_block - 1 <= first <= stream.next_block < stop:
-                self._streams.append(self._streams.pop(index))
-                stream.next_block = stop
-                stream.window = min(max(2 * stream.window, stop - first), self._window_max)
-                return self._fetch(stream)
-            if first >= stream.next_block - 1 and stop <= stream.next_block:
+        streams = self._streams
+        # A reader goes on behind the block that it stopped in, or in that very block.
+        stream = streams.pop(first, None)
+        if stream is None:
+            if stop in streams:
                 return []  # still within the block that it stopped in
-        if len(self._streams) == self.STREAMS_MAX:
-            del self._streams[0]
-        self._streams.append(_Stream(next_block=stop, window=0, fetched_to=stop))
-        return []
+            if first + 1 < stop:
+                stream = streams.pop(first + 1, None)
+        if stream is None:
+            if len(streams) == self.STREAMS_MAX:
+                del streams[next(iter(streams))]
+            streams[stop] = _Stream(next_block=stop, window=0, fetched_to=stop)
+            return []
+        streams[stop] = stream
+        stream.next_block = stop
+        stream.window = min(max(2 * stream.window, stop - first), self._window_max)
+        return self._fetch(stream)
 
     def _fetch(self, stream: _Stream) -> list[int]:
         """The unknown blocks within the window, beyond those fetched before."""
@@ -97,7 +102,7 @@ class ReadAhead:
             _, fetched_by = self._unused.popitem(last=False)
             fetched_by.unused_count -= 1
             self._wasted_blocks += 1
-            for each in self._streams:
+            for each in self._streams.values():
                 each.window //= 2
         return blocks
 
