@@ -183,6 +183,9 @@ class CacheSettings:
     cache_dir: Path | None = None
     #: Clean blocks kept in ``cache_dir``; 0 keeps none. Little enough for the root disk of a small VM.
     cache_size_bytes: int = 1 << 30
+    #: No s3backer ever writes to the volume. Then what is known to be zero may be kept in ``cache_dir``: an
+    #: s3backer comes and goes without leaving a trace that would tell that it is not true any more.
+    exclusive: bool = False
     #: The journal never takes more. Twice the dirty limit: room for what is drained and not given back yet.
     journal_bytes: int = 256 << 20
 

@@ -74,6 +74,28 @@ async def test_what_another_machine_wrote_is_seen(tmp_path: Path) -> None:
         assert await disk.read(BLOCK, 1009) == b"here" + TEXT[4:1000] + b"elsewhere"
 
 
+async def test_what_is_known_to_be_zero_outlives_the_process_only_where_it_may(tmp_path: Path) -> None:
+    """With ``exclusive`` holes are known at once the next time; not after somebody else had the volume, and
+    not without it."""
+    bucket = await make_volume(tmp_path / "bucket")
+
+    async def knows_at_once(*, exclusive: bool, cache_dir: Path | None) -> bool:
+        settings = CacheSettings(cache_dir=cache_dir, exclusive=exclusive, memory_bytes=1 << 20)
+        async with open_disk(bucket, VolumeSettings(), settings) as disk:
+            known = disk.read_nowait(5 * BLOCK, 10) is not None
+            await disk.extents(0, 1)  # the survey is over
+        return known
+
+    cache = tmp_path / "cache"
+    assert not await knows_at_once(exclusive=True, cache_dir=cache)
+    assert await knows_at_once(exclusive=True, cache_dir=cache)
+    assert not await knows_at_once(exclusive=False, cache_dir=cache)
+    assert not await knows_at_once(exclusive=True, cache_dir=cache), "it was not kept without"
+    assert not await knows_at_once(exclusive=True, cache_dir=None)
+    assert not await knows_at_once(exclusive=True, cache_dir=cache), "another attachment came between"
+    assert await knows_at_once(exclusive=True, cache_dir=cache)
+
+
 async def test_a_cache_is_one_volumes_and_one_attachments(tmp_path: Path) -> None:
     """Another volume is refused, and so is the same one a second time."""
     first = await make_volume(tmp_path / "first")

@@ -200,6 +200,7 @@ class Process:
     cache_size: int
     durability: str
     journal_size: int
+    exclusive: bool
     write_delay: float
 
     def cache(self) -> CacheSettings:
@@ -213,6 +214,7 @@ class Process:
             cache_size_bytes=self.cache_size,
             durability=self.durability,
             journal_bytes=self.journal_size,
+            exclusive=self.exclusive,
             write_delay_seconds=self.write_delay,
             read_ahead_bytes=min(defaults.read_ahead_bytes, self.memory // 4),
         )
@@ -400,6 +402,11 @@ process_options = _group(
             default=CacheSettings().journal_bytes,
             show_default="256M",
             help="For that journal; when it is full, flushes wait for the bucket.",
+        ),
+        _process(
+            "--exclusive",
+            is_flag=True,
+            help="No s3backer writes to this volume, ever: keep in --cache-dir what is known to be zero.",
         ),
         _process(
             "--write-delay",

@@ -12,16 +12,20 @@ from uuid import uuid4
 
 from bucketry import __version__
 from bucketry.cache.block_cache import BlockCache
+from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.journal_files import Files
+from bucketry.cache.saved_zeros import load_zero_map, save_zero_map
 from bucketry.codec.offload import Offload
 from bucketry.core.geometry import BLOCK_COUNT_MAX
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames, is_kept
 from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
+from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import clean_cache, holding
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.journaling import AttachedJournal
+from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.errors import BucketryError, Fenced, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.interface import Layout
@@ -94,7 +98,7 @@ async def opened(
     with clean_cache.open_directory(place, found, cache_settings, cache_offload) as directory:
         async with (
             clean_cache.over(stored, directory, cipher, cache_settings, cache_offload) as layout,
-            _attached(place, found, asked, layout, cache_settings, local) as disk,
+            _attached(place, found, asked, layout, cache_settings, local, directory) as disk,
         ):
             yield disk
 
@@ -107,6 +111,7 @@ async def _attached(
     layout: Layout,
     cache_settings: CacheSettings,
     local: Local | None,
+    directory: CacheDirectory | None,
 ) -> AsyncIterator[Disk]:
     if asked.read_only:
         cache = BlockCache(layout, cache_settings, read_only=True)
@@ -123,12 +128,15 @@ async def _attached(
         _journal(place, found, cache_settings, local) as attached,
         holding.held(place, force=asked.force, on_lost=on_lost) as keeper,
     ):
+        if not cache_settings.exclusive:
+            directory = None
+        zeros = _kept_zeros(directory, layout, keeper)
         if attached is None:
-            cache = BlockCache(layout, cache_settings)
+            cache = BlockCache(layout, cache_settings, zeros=zeros)
         else:
             await attached.confirm(keeper)
             cache = BlockCache(
-                layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber
+                layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber, zeros=zeros
             )
         async with _running(cache):
             if attached is not None and (replayed_bytes := await cache.recover(attached.epochs)):
@@ -137,6 +145,17 @@ async def _attached(
             yield disk
         if attached is not None:
             await attached.empty()
+        if directory is not None and cache.zeros.surveyed:
+            save_zero_map(directory, cache.zeros, str(keeper.epoch))
+
+
+def _kept_zeros(directory: CacheDirectory | None, layout: Layout, keeper: LeaseKeeper) -> ZeroMap | None:
+    """What was known to be zero at the end of the attachment before, if that was the last one and gave the
+    volume back in order."""
+    previous = keeper.previous
+    if directory is None or previous is None or previous.holder is not None:
+        return None
+    return load_zero_map(directory, layout.geometry.block_count, str(previous.epoch))
 
 
 @asynccontextmanager
