@@ -83,6 +83,14 @@ test-full: $(VENV)/stamp-check system-packages ## the same with many more random
 	@$(MAKE) --no-print-directory azurite
 	$(BIN)/pytest --hypothesis-profile=full $(ARGS)
 
+# How often the serving process is killed.
+ROUNDS ?= 200
+SEED ?= 1
+
+.PHONY: crash
+crash: $(VENV)/stamp-check system-packages ## kill the serving process ROUNDS=200 times under load
+	BUCKETRY_CRASH_ROUNDS=$(ROUNDS) BUCKETRY_CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash/test_crash.py $(ARGS)
+
 # --- benchmarks ---------------------------------------------------------------------------------------------
 
 .PHONY: bench-quick

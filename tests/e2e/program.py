@@ -59,12 +59,13 @@ class Program:
     def __init__(self, directory: Path) -> None:
         self._runtime = directory / "run"
         self._runtime.mkdir(mode=0o700)
-        self._environment = {**ENVIRONMENT, "BUCKETRY_RUNTIME_DIR": str(self._runtime)}
+        #: What every command runs with.
+        self.environment = {**ENVIRONMENT, "BUCKETRY_RUNTIME_DIR": str(self._runtime)}
 
     def run(self, *arguments: str | Path, code: int = 0) -> Done:
         """``bucketry ARGUMENTS``, which must end with ``code``."""
         command = [sys.executable, "-m", "bucketry", *map(str, arguments)]
-        return _run(command, self._environment, code)
+        return _run(command, self.environment, code)
 
     def create(self, place: Place, size: str, *options: str) -> None:
         self.run("create", place.url, "--size", size, *options, *place.options)
