@@ -73,8 +73,8 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class JournalStatistics:
     """``state``: ``ready``; ``full`` (appends are refused until ``skip``); ``broken`` (see ``last_error``);
     ``closed``. ``size_bytes``: of all files. ``used_bytes``: of segments that cannot be used again yet.
-    ``lag_…``: what the bucket is not known to have. ``commits`` were made durable, each in ``commit_latency``,
-    laying out and writing included."""
+    ``lag_…``: what the bucket is not known to have. ``commits`` were made durable, each in ``commit_latency``
+    with laying out and writing."""
 
     state: str
     last_error: str
