@@ -1,10 +1,11 @@
 """Who holds a volume is told, and the volume can be taken from him."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from bucketry.bucket.fenced import Fence
+from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.core import lease as rules
 from bucketry.core.lease import Holder, Lease
@@ -12,8 +13,9 @@ from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
 from bucketry.disk.machine import ThisMachine, this_process
-from bucketry.errors import Busy, Corrupt, Unavailable, Unfinished
+from bucketry.errors import Busy, Corrupt, Fenced, Unavailable, Unfinished
 from bucketry.testing.faulty_bucket import Fail, FaultyBucket, LoseAnswer
+from bucketry.testing.virtual_time import on_virtual_time
 
 ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
 LEASE = Lease(epoch=3, holder=ELSEWHERE, taken="2026-11-21T19:38:00Z", renewed="2026-11-21T19:39:00Z")
@@ -107,6 +109,29 @@ class Survivor(ThisMachine):
 
     def has_ended(self, holder: Holder) -> bool:
         return True
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@on_virtual_time
+async def test_a_token_is_not_deleted_by_whom_it_may_not_belong_to_any_more() -> None:
+    """Between the look at it and the deletion the lease ended: somebody else's may be there by now."""
+    bucket, fence = FaultyBucket(MemoryBucket(MemoryStore())), Fence()
+    place = Place(FencedBucket(bucket, fence), bucket, fence, "vol/", "bucket/vol/", Survivor())
+
+    async def hold_and_release() -> None:
+        async with holding.held(place, force=False):
+            pass
+
+    looked = bucket.hold(operation="get", key="vol/" + MOUNT_TOKEN_NAME, applied=True)
+    holder = asyncio.create_task(hold_and_release())
+    await looked.wait_arrived()
+    await asyncio.sleep(rules.SAFE_SECONDS + 1)
+    looked.release()
+    with pytest.raises(Fenced):
+        await holder
+    assert (await holding.look(place)).token is not None
 
 
 @pytest.mark.logs("taking over the lease")

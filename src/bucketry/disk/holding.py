@@ -137,7 +137,10 @@ async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: b
 
 async def _give_back(place: Place, keeper: LeaseKeeper, value: int) -> None:
     await keeper.stop()
-    await mount_token.release_token(place.control, place.prefix, value)
+    if keeper.is_lost:
+        return  # the token went with the lease
+    # Fenced: between the look at the token and its deletion somebody else may come to have it.
+    await mount_token.release_token(place.bucket, place.prefix, value)
     await keeper.release()
 
 

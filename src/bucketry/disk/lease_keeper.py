@@ -116,6 +116,11 @@ class LeaseKeeper:
         """Whether the store keeps conditions, so that only one of two can take the lease."""
         return self._conditional
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has it by now."""
+        return self._watch.state(self._now()) is State.LOST
+
     async def take(self, *, force: bool = False) -> None:
         """Take the lease and begin to renew it. Raises Busy when somebody has it; where he seems to be gone,
         that is found out first, which takes as long as his lease lasts."""
@@ -192,7 +197,7 @@ class LeaseKeeper:
         )
 
     async def _renew_for_ever(self) -> None:
-        while self._watch.state(self._now()) is not State.LOST:
+        while not self.is_lost:
             await self._sleep(rules.RENEW_SECONDS)
             await self._renew()
             self._tell()
@@ -274,7 +279,7 @@ class LeaseKeeper:
 
     def _fenced(self) -> Fenced:
         where = f"{self._bucket.url}/{self._prefix}"
-        if self._watch.state(self._now()) is State.LOST:
+        if self.is_lost:
             return Fenced(f"{where}: somebody else has taken the volume over; nothing more is written to it")
         seconds = self._watch.overdue_seconds(self._now())
         return Fenced(
@@ -285,7 +290,7 @@ class LeaseKeeper:
         """Stop renewing, and give the lease back unless it is lost. Raises when that fails; it then ends by
         itself."""
         await self.stop()
-        if self._lease is None or self._watch.state(self._now()) is State.LOST:
+        if self._lease is None or self.is_lost:
             return
         free = Lease(
             epoch=self._lease.epoch, holder=None, taken=self._lease.taken, renewed=_stamp(self._utc_now())
