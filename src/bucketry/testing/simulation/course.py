@@ -1,0 +1,136 @@
+"""What happens in one simulation, drawn from its seed: the volume, the caches, the faults, the acts."""
+
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from bucketry.core.block_table import SLOT_BYTES
+from bucketry.settings import CacheSettings, LimitSettings, RetrySettings, VolumeFormat
+from bucketry.testing.faulty_bucket import FaultRates
+
+BLOCK_SIZE_BYTES = 512
+
+
+class Act(Enum):
+    """What befalls a process while it has the volume."""
+
+    CLOSE = "closes"
+    KILL = "is killed"
+    POWER = "loses power"
+    SHORT_PAUSE = "stands still for less than its lease"
+    LONG_PAUSE = "stands still for longer than its lease"
+    SHORT_CUT = "is cut off for less than its lease"
+    LONG_CUT = "is cut off for longer than its lease"
+    CLOCK = "has its clock set"
+    FORCE = "is taken over by force"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Users:
+    """Who works on the disk: ``count`` tasks, each with so many operations and up to so long pauses between
+    them. ``blocks_max``: the most that one operation covers. ``weights``: of the operations, see
+    ``users``."""
+
+    count: int
+    operations: int
+    pause_max_seconds: float
+    blocks_max: int
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """One simulation. ``successors``: for each act, whether somebody else tries to get the volume meanwhile.
+    ``readers``: whether somebody attaches read-only meanwhile."""
+
+    volume: VolumeFormat
+    cache: CacheSettings
+    limits: LimitSettings
+    retry: RetrySettings
+    rates: FaultRates
+    users: Users
+    acts: tuple[Act, ...]
+    successors: tuple[bool, ...]
+    readers: tuple[bool, ...]
+    linger: bool
+
+    @property
+    def block_count(self) -> int:
+        return self.volume.size_bytes // self.volume.block_size_bytes
+
+    @property
+    def is_calm(self) -> bool:
+        """Nothing happens that an operation may fail of."""
+        rates = self.rates
+        faults = (
+            rates.fail + rates.throttle + rates.lose_answer + rates.truncate + rates.flip_bit + rates.stall
+        )
+        return faults == 0 and all(act in (Act.CLOSE, Act.SHORT_PAUSE, Act.CLOCK) for act in self.acts)
+
+
+def draw(seed: int) -> Course:
+    """The course of a seed."""
+    random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    block_count = random.choice([3, 6, 10, 16, 24, 40])
+    one = BLOCK_SIZE_BYTES + SLOT_BYTES
+    memory_blocks = random.choice([2, 4, 8, 16, 64])
+    dirty_blocks = random.choice([1, memory_blocks // 2, memory_blocks])
+    act_count = random.randint(1, 3)
+    acts = tuple(random.choices(list(Act), weights=[3, 3, 2, 1, 2, 1, 2, 1, 1], k=act_count))
+    if Act.FORCE in acts:
+        acts = acts[: acts.index(Act.FORCE) + 1]  # two write for a while: nothing is certain afterwards
+    linger = random.random() < 0.05
+    return Course(
+        volume=VolumeFormat(
+            size_bytes=block_count * BLOCK_SIZE_BYTES,
+            block_size_bytes=BLOCK_SIZE_BYTES,
+            compression=random.choice(["none", "none", "deflate", "zstd"]),
+            cipher="AES-128-CBC" if random.random() < 0.1 else None,
+            block_hash_prefix=random.random() < 0.2,
+        ),
+        cache=CacheSettings(
+            memory_bytes=memory_blocks * one,
+            dirty_max_bytes=max(1, dirty_blocks) * one,
+            write_delay_seconds=random.choice([0.0, 0.25, 2.0]),
+            read_ahead_bytes=random.choice([0, 2, 8]) * BLOCK_SIZE_BYTES,
+        ),
+        limits=LimitSettings(requests_max=random.choice([2, 4, 16, 32])),
+        retry=RetrySettings(budget_seconds=random.choice([4.0, 10.0, 60.0])),
+        rates=_draw_rates(random, linger=linger),
+        users=Users(
+            count=random.randint(1, 4),
+            operations=random.randint(6, 32),
+            pause_max_seconds=random.choice([0.05, 0.5, 5.0]),
+            blocks_max=random.choice([1, 3, 8]),
+            weights=random.choice(
+                [
+                    (10, 2, 2, 6, 3, 1),
+                    (10, 1, 1, 2, 6, 1),
+                    (4, 4, 4, 8, 2, 2),
+                    (10, 0, 0, 10, 1, 0),
+                ]
+            ),
+        ),
+        acts=acts,
+        successors=tuple(random.random() < 0.5 for _ in acts),
+        readers=tuple(random.random() < 0.2 for _ in acts),
+        linger=linger,
+    )
+
+
+def _draw_rates(random: Random, *, linger: bool) -> FaultRates:
+    delay_max_seconds = random.choice([0.0, 0.02, 0.5, 5.0])
+    if random.random() < 0.2 and not linger:
+        return FaultRates(delay_max_seconds=delay_max_seconds)
+    often = random.choice([0.01, 0.05, 0.15])
+    return FaultRates(
+        fail=random.choice([0.0, often]),
+        throttle=random.choice([0.0, often]),
+        lose_answer=random.choice([0.0, often]),
+        truncate=random.choice([0.0, 0.0, often]),
+        flip_bit=random.choice([0.0, 0.0, often]),
+        delay_max_seconds=delay_max_seconds,
+        stall=often if linger else random.choice([0.0, 0.02, 0.1]),
+        stall_max_seconds=random.choice([10.0, 100.0]),
+        stale_list=random.choice([0.0, 1.0]),
+    )

@@ -1,0 +1,212 @@
+"""Somebody who sees every change of the store at the moment that it is made, and knows what may be there.
+
+He reads the lease as it lies in the store: from the moment that a process has it, that process's History
+says what the blocks may be, and nobody else may change one.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from bucketry.bucket.memory import MemoryStore
+from bucketry.codec.pipeline import BlockCodec
+from bucketry.core import lease as rules
+from bucketry.core.lease import SAFE_SECONDS, Holder
+from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, BlockNames
+from bucketry.layout.mount_token import METADATA_NAME
+from bucketry.testing.simulation.cells import Cells, Numbers, Torn, show
+from bucketry.testing.simulation.history import History, Violation
+from bucketry.testing.simulation.machines import Process
+from bucketry.testing.simulation.network import TIMEOUT_SECONDS
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One process's time with the lease, from when the store has it to when somebody else has it."""
+
+    process: Process
+    holder: Holder
+    epoch: int
+    history: History
+    #: One of two that write for a while: taken by force while the other was alive.
+    contested_until: float = -1.0
+    #: The blocks when somebody else took the lease; None while it is ours, or was and is nobody's.
+    content_at_end: dict[int, Numbers] | None = None
+    released: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.content_at_end is not None
+
+
+class Witness:
+    """``trace`` is told what happens; ``now`` is the true time; ``damaged`` tells which
+    objects were ever damaged on their way to a process."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        names: BlockNames,
+        codec: BlockCodec,
+        cells: Cells,
+        *,
+        now: Callable[[], float],
+        damaged: Callable[[Process], Collection[str]],
+        trace: Callable[[str, str], None],
+    ) -> None:
+        self._store = store
+        self._names = names
+        self._codec = codec
+        self._cells = cells
+        self._now = now
+        self._damaged = damaged
+        self._trace = trace
+        #: What the blocks in the store decode to; absent ones are not in it.
+        self.content: dict[int, Numbers] = {}
+        #: Every content that a block had, with when it came.
+        self._past: dict[int, list[tuple[int, Numbers]]] = {}
+        self.change_count = 0
+        self.sessions: list[Session] = []
+        #: With late duplicates on the line, order is not promised: only whole blocks are.
+        self.is_order_promised = True
+        #: Set before a process takes the lease by force, for it to be known when it does.
+        self.forced: set[Process] = set()
+
+    @property
+    def session(self) -> Session | None:
+        return self.sessions[-1] if self.sessions else None
+
+    def session_of(self, process: Process) -> Session | None:
+        for session in reversed(self.sessions):
+            if session.process is process:
+                return session
+        return None
+
+    def is_certain(self, session: Session) -> bool:
+        """Whether it is known what its blocks may be."""
+        return self.is_order_promised and session.contested_until < 0
+
+    def changed(self, process: Process, key: str) -> None:
+        """``process`` has put or deleted ``key``. Raises Violation."""
+        self.change_count += 1
+        name = key.removeprefix(self._names.prefix)
+        if name == LEASE_NAME:
+            self._lease_changed(process)
+        elif name == MOUNT_TOKEN_NAME:
+            self._token_changed(process)
+        elif (block := self._names.parse(key)) is not None:
+            self._block_changed(process, block, key)
+
+    # -- the lease -------------------------------------------------------------------------------------------
+
+    def _lease_changed(self, process: Process) -> None:
+        found = self._store.objects.get(self._names.prefix + LEASE_NAME)
+        if found is None:
+            raise Violation(f"{process.name} deleted the lease")
+        lease = rules.decode(found[1])
+        session = self.session
+        if lease.holder is None:
+            self._trace(process.name, f"gives the lease back (epoch {lease.epoch})")
+            if session is None or session.process is not process:
+                raise Violation(f"{process.name} gave back a lease that is not its own")
+            session.released = True
+            self._check_given_back(session)
+            return
+        if session is not None and session.holder == lease.holder and session.epoch == lease.epoch:
+            return  # renewed
+        self._begin_session(process, lease.holder, lease.epoch)
+
+    def _begin_session(self, process: Process, holder: Holder, epoch: int) -> None:
+        before = self.session
+        contested_until = -1.0
+        if before is not None:
+            before.content_at_end = dict(self.content)
+            if self.is_certain(before):
+                self._check_order(before, self.content)
+            if process in self.forced and before.process.is_alive and not before.released:
+                # The former holder stops when it could not renew for so long, and what it sent just before
+                # takes so long at most.
+                contested_until = self._now() + SAFE_SECONDS + TIMEOUT_SECONDS
+                before.contested_until = contested_until
+            if epoch <= before.epoch:
+                raise Violation(f"the lease's epoch went from {before.epoch} to {epoch}")
+        self._trace(process.name, f"has the lease (epoch {epoch})")
+        history = History(self._names.block_count, self._cells.count, self.content)
+        self.sessions.append(Session(process, holder, epoch, history, contested_until))
+
+    def _check_given_back(self, session: Session) -> None:
+        if self.is_certain(session):
+            session.history.check_complete(self.content)
+        if self._token() == f"{session.holder.token:08x}":
+            raise Violation(f"{session.process.name} gave the lease back before its mount token")
+
+    def _token_changed(self, process: Process) -> None:
+        session = self.session
+        if session is not None and session.process is process:
+            return
+        if session is not None and session.contested_until >= self._now():
+            return
+        raise Violation(f"{process.name} changed the mount token to {self._token()} without the lease")
+
+    def _token(self) -> str | None:
+        found = self._store.objects.get(self._names.prefix + MOUNT_TOKEN_NAME)
+        return None if found is None else found[0].attributes.metadata.get(METADATA_NAME)
+
+    # -- blocks ----------------------------------------------------------------------------------------------
+
+    def _block_changed(self, process: Process, block: int, key: str) -> None:
+        numbers = self._decode(block, key)
+        self._trace(process.name, f"store: block {block} = {show(numbers)}")
+        if numbers == self._cells.zeros:
+            self.content.pop(block, None)
+        else:
+            self.content[block] = numbers
+        self._past.setdefault(block, []).append((self.change_count, numbers))
+        if not self.is_order_promised:
+            return
+        session = self.session
+        if session is not None and self._now() <= session.contested_until:
+            return
+        if session is None or session.released:
+            raise Violation(f"{process.name} wrote block {block} while nobody had the lease")
+        if session.process is not process:
+            raise Violation(f"{process.name} wrote block {block} though {session.process.name} has the lease")
+        if self.is_certain(session):
+            session.history.check_block(block, numbers)
+            self._check_order(session, self.content)
+
+    def _decode(self, block: int, key: str) -> Numbers:
+        found = self._store.objects.get(key)
+        if found is None:
+            return self._cells.zeros
+        attributes = found[0].attributes
+        data = self._codec.decode(block, found[1], attributes.content_encoding, attributes.metadata)
+        try:
+            return self._cells.block_numbers(data)
+        except Torn as error:
+            raise Violation(f"block {block} in the store: {error}") from error
+
+    def _check_order(self, session: Session, content: Mapping[int, Numbers]) -> None:
+        keys = self._damaged(session.process)
+        aside = {block for key in keys if (block := self._names.parse(key)) is not None}
+        session.history.check_order(content, aside=aside)
+
+    # -- what processes believe ------------------------------------------------------------------------------
+
+    def flushed(self, session: Session, epoch: int) -> None:
+        """A flush has returned well. Raises Violation if not everything from before it is in the store."""
+        session.history.end_flush(epoch)
+        if self.is_certain(session):
+            content = self.content if session.content_at_end is None else session.content_at_end
+            self._check_order(session, content)
+
+    def was_seen(self, block: int, first: int, numbers: Numbers, since: int) -> bool:
+        """Whether the store had these numbers in a block at any moment since its ``since``-th change."""
+        stop = first + len(numbers)
+        past = self._past.get(block, [])
+        at = len(past)
+        while at and past[at - 1][0] > since:
+            at -= 1
+            if past[at][1][first:stop] == numbers:
+                return True
+        before = past[at - 1][1] if at else self._cells.zeros
+        return before[first:stop] == numbers

@@ -1,0 +1,456 @@
+"""One simulation: machines, a store, and what befalls them, from a seed.
+
+The director (tasks of no process) lets processes attach the volume one after the other, or one while the
+other still has it, and does to each what the course says. At the end the faults stop, and somebody attaches
+once more: everything that was promised must be there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import TypeVar
+
+from bucketry.bucket.fenced import Fence, FencedBucket
+from bucketry.bucket.interface import Bucket
+from bucketry.bucket.limited import Limited
+from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.bucket.metered import Metered
+from bucketry.bucket.retrying import Retrying
+from bucketry.codec.pipeline import BlockCodec
+from bucketry.core.geometry import Geometry
+from bucketry.core.lease import DURATION_SECONDS
+from bucketry.core.names import BlockNames
+from bucketry.disk import lifecycle
+from bucketry.disk.disk import Disk
+from bucketry.disk.holding import Place
+from bucketry.errors import BucketryError
+from bucketry.layout import volume as volumes
+from bucketry.settings import Secret, VolumeSettings
+from bucketry.testing.faulty_bucket import NO_FAULTS, FaultyBucket
+from bucketry.testing.simulation.cells import Cells
+from bucketry.testing.simulation.course import Act, Course
+from bucketry.testing.simulation.history import Violation
+from bucketry.testing.simulation.machines import Process, SimulatedMachine, SimulationLoop
+from bucketry.testing.simulation.network import Line, Network, Observed
+from bucketry.testing.simulation.users import READ_SECONDS_MAX, Attachment, User, Waits, check_statistics
+from bucketry.testing.simulation.witness import Witness
+
+_T = TypeVar("_T")
+
+PREFIX = "vol/"
+SALT = f"bucket/{PREFIX}"
+PASSWORD = Secret("a password")
+#: As assemble's: lease and token are tried again for less than the time between two renewals.
+_CONTROL_BUDGET_SECONDS = 8.0
+#: Once the former holder is dead and the line is whole, somebody who tries and tries again has the volume
+#: within this: his clock may be such that the lease looks fresh for as long as it lasts, watching it takes as
+#: long again, and faults make him try anew.
+_ATTACH_SECONDS_MAX = 40 * DURATION_SECONDS
+_WATCHDOG_SECONDS = 60.0
+
+
+class World:
+    """Everything of one simulation. ``events`` counts what happened, ``lines`` tell it in order."""
+
+    def __init__(self, seed: int, course: Course, loop: SimulationLoop) -> None:
+        self.course = course
+        self.events: Counter[str] = Counter()
+        self.lines: list[str] = []
+        self._seed = seed
+        self._loop = loop
+        self._random = Random(f"world {seed}")  # noqa: S311 - to be repeated
+        self._store = MemoryStore()
+        self._network = Network(Random(f"network {seed}"), copy_context(), linger=course.linger)  # noqa: S311
+        self._machines = [SimulatedMachine(name, loop) for name in ("ant", "bee", "cow")]
+        self._geometry = Geometry(course.volume.size_bytes, course.volume.block_size_bytes)
+        self._cells = Cells(course.volume.block_size_bytes)
+        self._waits = Waits(loop.time)
+        self._faulty: list[tuple[Process, FaultyBucket]] = []
+        self._cut: set[SimulatedMachine] = set()
+        self._calm = False
+        self._last_number = 0
+        self._failed: asyncio.Future[None] = loop.create_future()
+        self._witness: Witness
+        self._processes: list[Process] = []
+
+    # -- telling ---------------------------------------------------------------------------------------------
+
+    def trace(self, who: str, what: str) -> None:
+        self.lines.append(f"{self._loop.time():10.3f} {who:8} {what}")
+
+    def fail(self, error: BaseException) -> None:
+        """A promise was broken: the simulation ends."""
+        if not self._failed.done():
+            self.trace("", f"VIOLATION: {error}")
+            self._failed.set_exception(error)
+
+    def _changed(self, process: Process, key: str) -> None:
+        try:
+            self._witness.changed(process, key)
+        except Exception as error:  # noqa: BLE001 - it must not look like an answer of the store
+            self.fail(error)
+
+    def _damaged(self, process: Process) -> set[str]:
+        return {key for reader, faulty in self._faulty if reader is process for key in faulty.damaged}
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    # -- what a process runs ---------------------------------------------------------------------------------
+
+    def _place(self, process: Process) -> Place:
+        """As ``assemble.open_place``, on the simulated network."""
+        course, name = self.course, f"{process.name} {len(self._faulty)}"
+        fence = Fence()
+        store = self._bucket(process, "blocks")
+        # What a bit that is wrong does to lease and token is for their own tests.
+        control_store = self._bucket(process, "control", undamaged=True)
+        retry = course.retry
+        bucket = Retrying(
+            Limited(Metered(FencedBucket(store, fence), now=self._loop.time), course.limits),
+            retry,
+            random=Random(f"retry {self._seed} {name}"),  # noqa: S311
+        )
+        control = Retrying(
+            control_store,
+            replace(retry, budget_seconds=min(_CONTROL_BUDGET_SECONDS, retry.budget_seconds)),
+            random=Random(f"control {self._seed} {name}"),  # noqa: S311
+        )
+        return Place(bucket, control, fence, PREFIX, SALT, process)
+
+    def _bucket(self, process: Process, what: str, *, undamaged: bool = False) -> Bucket:
+        rates = NO_FAULTS if self._calm else self.course.rates
+        if undamaged:
+            rates = replace(rates, truncate=0.0, flip_bit=0.0)
+        observed = Observed(MemoryBucket(self._store), lambda key: self._changed(process, key))
+        faulty = FaultyBucket(
+            observed, rates=rates, seed=hash_of(f"{what} {self._seed} {process.name} {len(self._faulty)}")
+        )
+        faulty.outage = process.machine in self._cut
+        self._faulty.append((process, faulty))
+        return Line(faulty, self._network, process)
+
+    def _asked(self, *, force: bool = False, read_only: bool = False) -> VolumeSettings:
+        password = PASSWORD if self.course.volume.cipher else None
+        return VolumeSettings(password=password, force=force, read_only=read_only)
+
+    async def _offload(self, work: Callable[[], _T], /) -> _T:
+        """As threads do: it is not done at once."""
+        await asyncio.sleep(0)
+        return work()
+
+    async def _write_for_a_while(
+        self, process: Process, attached: asyncio.Event, *, force: bool, check: bool
+    ) -> None:
+        """The program of a process that tries until it has the volume, works on it and closes it."""
+        dice = Random(f"process {self._seed} {process.name}")  # noqa: S311
+        try:
+            while not attached.is_set():
+                try:
+                    if force:
+                        self._witness.forced.add(process)
+                    await self._attach_and_work(process, attached, dice, force=force, check=check)
+                except BucketryError as error:
+                    self.trace(process.name, f"ends with {type(error).__name__}: {error}")
+                    self.events[type(error).__name__] += 1
+                    if attached.is_set():
+                        if self.course.is_calm:
+                            raise Violation(f"{process.name} failed without a cause: {error}") from error
+                        return
+                    await asyncio.sleep(dice.uniform(1.0, 40.0))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+            self.fail(error)
+
+    async def _attach_and_work(
+        self, process: Process, attached: asyncio.Event, dice: Random, *, force: bool, check: bool
+    ) -> None:
+        self.trace(process.name, "tries to attach" + (" by force" if force else ""))
+        async with lifecycle.opened(
+            self._place(process),
+            self._asked(force=force),
+            self.course.cache,
+            offload=self._offload,
+            uploads_max=max(1, self.course.limits.requests_max * 3 // 4),
+        ) as disk:
+            assert isinstance(disk, Disk)
+            session = self._witness.session_of(process)
+            assert session is not None, "who is attached has the lease"
+            attached.set()
+            self.events["attachments"] += 1
+            self.trace(process.name, "is attached")
+            may_fail = not self.course.is_calm
+            attachment = Attachment(process, disk, session, may_fail)
+            if check:
+                await self._check_everything(attachment)
+            async with asyncio.TaskGroup() as group:
+                for index in range(self.course.users.count):
+                    group.create_task(self._use(self._user(process, index), attachment))
+            self.trace(process.name, "closes")
+        if not session.is_over and not session.released:
+            raise Violation(f"{process.name} closed, and the lease was not given back")
+        self.trace(process.name, "has closed")
+        self.events["closed"] += 1
+
+    async def _use(self, user: User, attachment: Attachment) -> None:
+        try:
+            await user.work(attachment)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+            self.fail(error)
+
+    def _user(self, process: Process, index: int) -> User:
+        return User(
+            f"{process.name}.{index}",
+            Random(f"user {self._seed} {process.name} {index}"),  # noqa: S311
+            self.course.users,
+            self._geometry,
+            self._cells,
+            self._witness,
+            self._waits,
+            next_number=self._next_number,
+            trace=self.trace,
+        )
+
+    async def _check_everything(self, at: Attachment) -> None:
+        """Who attaches when nothing is wrong reads what the store has."""
+        size = self._geometry.block_size_bytes
+        before = dict(self._witness.content)
+        for block in range(self._geometry.block_count):
+            reading = at.session.history.begin_read(block, 0, self._cells.count)
+            data = await self._waits.limited(
+                at.process, f"read of {block}", READ_SECONDS_MAX, at.disk.read(block * size, size)
+            )
+            at.session.history.check_read(reading, self._cells.numbers(0, data))
+        if before != self._witness.content:
+            raise Violation("reading changed the store")
+        check_statistics(at.disk, is_flushed=True)
+
+    async def _read_for_a_while(self, process: Process) -> None:
+        """The program of a process that attaches read-only."""
+        dice = Random(f"reader {self._seed} {process.name}")  # noqa: S311
+        size = self._geometry.block_size_bytes
+        try:
+            since = self._witness.change_count
+            async with lifecycle.opened(
+                self._place(process),
+                self._asked(read_only=True),
+                self.course.cache,
+                offload=self._offload,
+                uploads_max=1,
+            ) as disk:
+                self.events["readers"] += 1
+                for _ in range(20):
+                    await asyncio.sleep(dice.uniform(0, self.course.users.pause_max_seconds))
+                    block = dice.randrange(self._geometry.block_count)
+                    try:
+                        data = await self._waits.limited(
+                            process, f"read of {block}", READ_SECONDS_MAX, disk.read(block * size, size)
+                        )
+                        numbers = self._cells.numbers(0, data)
+                    except BucketryError as error:
+                        if self.course.is_calm:
+                            raise Violation(f"{process.name} failed without a cause: {error}") from error
+                        continue
+                    if not self._witness.was_seen(block, 0, numbers, since):
+                        raise Violation(f"{process.name} read block {block} as it never was: {numbers}")
+        except BucketryError as error:
+            self.trace(process.name, f"ends with {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+            self.fail(error)
+
+    # -- what befalls them -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The whole course. Raises Violation, or whatever else should not have been."""
+        await self._create()
+        director = asyncio.ensure_future(self._direct())
+        watchdog = asyncio.ensure_future(self._watch())
+        try:
+            await asyncio.wait([director, watchdog, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            for done in (self._failed, director, watchdog):
+                if done.done():
+                    done.result()
+                    break
+        finally:
+            self._failed.cancel()
+            self._count_faults()
+            for task in (director, watchdog):
+                task.cancel()
+            await asyncio.gather(director, watchdog, return_exceptions=True)
+            await self._network.wait_quiet()
+            for process in self._processes:
+                await process.bury()
+            await self._network.wait_quiet()
+
+    def _count_faults(self) -> None:
+        for _, faulty in self._faulty:
+            figures = faulty.statistics()["faulty"]
+            assert isinstance(figures, Mapping)
+            self.events.update(figures["faults"])
+            self.events["requests"] += int(str(figures["requests"]))
+        self.events["requests dropped on the way"] += self._network.dropped_count
+        self.events["requests timed out"] += self._network.timeout_count
+        self.events["requests applied after their time"] += self._network.lingered_count
+
+    async def _create(self) -> None:
+        bucket = MemoryBucket(self._store)
+        place = Place(bucket, bucket, Fence(), PREFIX, SALT)
+        password = PASSWORD if self.course.volume.cipher else None
+        made = await lifecycle.create(place, self.course.volume, password)
+        codec = BlockCodec(
+            made.format.block_size_bytes,
+            compression=made.format.compression,
+            cipher=await volumes.unlock(bucket, made, password),
+        )
+        names = BlockNames(PREFIX, self._geometry.block_count, made.format.block_hash_prefix)
+        self._witness = Witness(
+            self._store,
+            names,
+            codec,
+            self._cells,
+            now=self._loop.time,
+            damaged=self._damaged,
+            trace=self.trace,
+        )
+        self._witness.is_order_promised = not self.course.linger
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCHDOG_SECONDS)
+            self._waits.check()
+
+    async def _direct(self) -> None:
+        machine = self._machines[0]
+        writer, attached = self._start_writer(machine)
+        for act, is_early, has_reader in zip(
+            self.course.acts, self.course.successors, self.course.readers, strict=True
+        ):
+            await self._wait_attached(writer, attached)
+            next_machine = self._random.choice([one for one in self._machines[:2] if one is not machine])
+            if act is Act.FORCE:
+                await self._force(writer, next_machine)
+                return
+            if has_reader:
+                self._start_reader()
+            early = None
+            if is_early:
+                await asyncio.sleep(self._random.uniform(0, 5.0))
+                early = self._start_writer(next_machine)
+            await self._act(act, writer)
+            await writer.stopped.wait()
+            if early is not None:
+                machine = next_machine
+                writer, attached = early
+            else:
+                machine = self._random.choice(self._machines[:2])
+                # What a process of this machine sent just before it died arrives before the next one starts:
+                # a client cannot know better (see bucketry.bucket.retrying).
+                await self._network.wait_quiet(writer)
+                writer, attached = self._start_writer(machine)
+        await self._wait_attached(writer, attached)
+        await writer.stopped.wait()
+        await self._end_well()
+
+    async def _end_well(self) -> None:
+        """The faults end; somebody attaches, finds everything and closes."""
+        self._calm = True
+        await self._network.wait_quiet()
+        writer, attached = self._start_writer(self._machines[0], check=True)
+        await self._wait_attached(writer, attached)
+        await writer.stopped.wait()
+        for process in self._processes:
+            await process.stopped.wait()
+        self.trace("", "the end")
+
+    def _start_writer(
+        self, machine: SimulatedMachine, *, force: bool = False, check: bool = False
+    ) -> tuple[Process, asyncio.Event]:
+        process = self._start(machine)
+        attached = asyncio.Event()
+        process.run(self._write_for_a_while(process, attached, force=force, check=check))
+        return process, attached
+
+    def _start_reader(self) -> None:
+        process = self._start(self._machines[2])
+        process.run(self._read_for_a_while(process))
+
+    def _start(self, machine: SimulatedMachine) -> Process:
+        process = machine.start_process()
+        process.on_crash = self._crashed
+        self._processes.append(process)
+        return process
+
+    def _crashed(self, process: Process) -> None:
+        self.trace(process.name, "has crashed")
+        self._network.cut(process)
+
+    async def _wait_attached(self, process: Process, attached: asyncio.Event) -> None:
+        seconds = _ATTACH_SECONDS_MAX
+        try:
+            async with asyncio.timeout(seconds):
+                await attached.wait()
+        except TimeoutError:
+            raise Violation(f"{process.name} could not attach within {seconds:.0f} s") from None
+
+    async def _act(self, act: Act, writer: Process) -> None:
+        """Do it to a process that is attached; returns when it is done, or has been arranged."""
+        self.events[act.value] += 1
+        random, machine = self._random, writer.machine
+        if act is Act.KILL or (act is Act.POWER and random.random() < 0.5):
+            writer.crash_at = writer.steps + int(10 ** random.uniform(0.0, 3.5))
+            if act is Act.POWER:
+                machine.boot += 1
+                machine.processes.clear()
+            return
+        await asyncio.sleep(random.expovariate(1.0) * self.course.users.pause_max_seconds)
+        match act:
+            case Act.POWER:
+                machine.lose_power()
+            case Act.SHORT_PAUSE | Act.LONG_PAUSE:
+                is_long = act is Act.LONG_PAUSE
+                await self._pause(writer, random.uniform(60, 300) if is_long else random.uniform(1, 25))
+            case Act.SHORT_CUT | Act.LONG_CUT:
+                is_long = act is Act.LONG_CUT
+                await self._cut_off(machine, random.uniform(60, 300) if is_long else random.uniform(1, 25))
+            case Act.CLOCK:
+                machine.clock_ahead += timedelta(seconds=random.uniform(-7200, 7200))
+
+    async def _pause(self, process: Process, seconds: float) -> None:
+        self.trace(process.name, f"stands still for {seconds:.0f} s")
+        process.pause()
+        await asyncio.sleep(seconds)
+        self.trace(process.name, "goes on")
+        process.resume()
+
+    async def _cut_off(self, machine: SimulatedMachine, seconds: float) -> None:
+        self.trace(machine.name, f"is cut off for {seconds:.0f} s")
+        self._waits.line_whole_since = float("inf")
+        self._cut.add(machine)
+        self._set_outages()
+        await asyncio.sleep(seconds)
+        self.trace(machine.name, "has its line again")
+        self._cut.discard(machine)
+        self._set_outages()
+        self._waits.line_whole_since = self._loop.time()
+
+    def _set_outages(self) -> None:
+        for process, faulty in self._faulty:
+            faulty.outage = process.machine in self._cut
+
+    async def _force(self, writer: Process, machine: SimulatedMachine) -> None:
+        """Take the volume from somebody who is alive: he finds out, and stops."""
+        self.events[Act.FORCE.value] += 1
+        await asyncio.sleep(self._random.expovariate(1.0) * self.course.users.pause_max_seconds)
+        usurper, attached = self._start_writer(machine, force=True)
+        await self._wait_attached(usurper, attached)
+        await writer.stopped.wait()
+        await usurper.stopped.wait()
+
+
+def hash_of(text: str) -> int:
+    """A number from a text, the same in every process."""
+    return Random(text).getrandbits(64)  # noqa: S311 - to be repeated
