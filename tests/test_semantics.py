@@ -51,7 +51,7 @@ HELD_BY = {
         "disk/test_disk.py::test_concurrent_operations_agree_with_an_array_of_bytes",
         "e2e/test_faults.py::test_damaged_objects",
     ],
-    "What a cache on local disk holds is used only": [
+    "A block kept on local disk": [
         "cache/test_disk_cache.py::test_what_changed_behind_our_back_is_seen",
         "cache/test_disk_cache.py::test_damaged_files_are_never_believed",
     ],

@@ -10,7 +10,7 @@ from bucketry.cache.block_cache import BlockCache
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.geometry import Geometry, Span
 from bucketry.core.zero_map import ZeroMap
-from bucketry.errors import Closed, Corrupt, Unavailable
+from bucketry.errors import Closed, Corrupt, Invalid, Unavailable
 from bucketry.settings import CacheSettings
 from bucketry.testing.memory_layout import Gate, MemoryLayout
 from bucketry.testing.virtual_time import on_virtual_time
@@ -486,6 +486,34 @@ async def test_a_rewrite_before_the_upload_has_begun_is_not_part_of_it() -> None
         assert layout.blocks == {1: block_of(1)}
         await cache.flush()
         assert layout.blocks[1][:7] == b"\2\2\2\2\2x\2"
+
+
+async def test_a_refreshed_cache_sees_what_has_changed() -> None:
+    """What was read, what was known to be zero, and what was on its way are all asked for anew."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks = {1: block_of(1), 3: block_of(3)}
+    cache = BlockCache(layout, CacheSettings(), read_only=True)
+    cache.start()
+    try:
+        await cache.wait_surveyed()
+        assert (await read(cache, 1), await read(cache, 2)) == (block_of(1), bytes(BLOCK))
+        layout.read_gate.close()
+        late = asyncio.create_task(read(cache, 3))
+        await until(lambda: layout.read_gate.waiting == 1)
+        layout.blocks = {1: block_of(4), 2: block_of(5), 3: block_of(6)}
+        await cache.refresh()
+        layout.read_gate.open()
+        assert await late == block_of(6)
+        assert [await read(cache, n) for n in (1, 2)] == [block_of(4), block_of(5)]
+    finally:
+        await cache.abandon()
+
+
+async def test_only_a_read_only_cache_is_refreshed() -> None:
+    """A writer's cache is right, and holds what nobody else has."""
+    async with running() as (cache, _):
+        with pytest.raises(Invalid):
+            await cache.refresh()
 
 
 async def test_closing_flushes_and_then_refuses() -> None:

@@ -19,7 +19,7 @@ from bucketry.core.geometry import Span
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
 from bucketry.core.zero_map import ZeroMap
-from bucketry.errors import BucketryError, Closed, Corrupt, Unavailable
+from bucketry.errors import BucketryError, Closed, Corrupt, Invalid, Unavailable
 from bucketry.layout.interface import Change, Layout, Write, Zero
 from bucketry.settings import CacheSettings
 
@@ -142,7 +142,23 @@ class BlockCache:
         self._loop = asyncio.get_running_loop()
         if self.zeros.surveyed:
             self._surveyed.set()
-        self._spawn(self._survey())
+        self._survey_task = self._spawn(self._survey())
+
+    async def refresh(self) -> None:
+        """Forget what was read: another attachment may have changed it since. Raises Invalid unless the cache
+        is read-only."""
+        self._check_open()
+        if not self._read_only:
+            raise Invalid("only a read-only disk is refreshed: nobody else writes to this one")
+        self._survey_task.cancel()
+        await asyncio.gather(self._survey_task, return_exceptions=True)
+        self._layout.doubt()
+        self._table.forget_clean()
+        self.zeros.forget()
+        # What is on its way may be of before.
+        self._overtaken.update(self._loads)
+        self._surveyed.clear()
+        self._survey_task = self._spawn(self._survey())
 
     async def close(self) -> None:
         """Flush, then stop. When the flush raises, nothing is stopped and nothing lost: try again, or
@@ -187,10 +203,11 @@ class BlockCache:
             if not flush.done.done():
                 flush.done.set_exception(error)
 
-    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _check_open(self) -> None:
         if self._closed:

@@ -316,6 +316,11 @@ class CachedLayout:
             self._keep(offset // self._unit, Tagged(written[offset], tag))
         return tags
 
+    def doubt(self) -> None:
+        for entry in self._entries.values():
+            entry.verified = False
+        self._below.doubt()
+
     async def survey(self) -> AsyncGenerator[Sequence[Stored], None]:
         """As below; what it tells verifies in passing what an earlier process kept."""
         doubtful = {block: entry for block, entry in self._entries.items() if not entry.verified}

@@ -54,7 +54,7 @@ def info(where: str, as_json: bool, volume: Volume, connection: Connection) -> N
 @json_option
 def stats(directory: Path, as_json: bool) -> None:
     """Show the figures of the process that serves DIR: requests, bytes, caches, latencies."""
-    answer = ask(files_of(_serving(directory).mount_point).socket, "statistics")["statistics"]
+    answer = ask(files_of(find_serving(directory).mount_point).socket, "statistics")["statistics"]
     assert isinstance(answer, dict)
     _show(answer, as_json)
 
@@ -71,7 +71,7 @@ def _ask_bucket(url: str, volume: Volume, connection: Connection) -> Mapping[str
 
 
 def _ask_process(directory: Path) -> Mapping[str, object]:
-    state = _serving(directory)
+    state = find_serving(directory)
     socket = files_of(state.mount_point).socket
     status = ask(socket, "status")
     report = {
@@ -90,7 +90,7 @@ def _ask_process(directory: Path) -> Mapping[str, object]:
     return report
 
 
-def _serving(directory: Path) -> State:
+def find_serving(directory: Path) -> State:
     """Who serves ``directory``. Raises NotFound, Closed."""
     state = find_state(real_mount_point(directory))
     if state is None:

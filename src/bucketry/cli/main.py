@@ -18,6 +18,7 @@ from bucketry.cli.exits import exit_code, one_line, unwrap
 from bucketry.cli.images import export_command, import_command
 from bucketry.cli.info import info, stats
 from bucketry.cli.journal import journal
+from bucketry.cli.refresh import refresh
 from bucketry.cli.resize import resize
 from bucketry.cli.umount import umount
 from bucketry.cli.unlock import unlock
@@ -43,7 +44,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     create, attach, mount, umount, info, stats, check, resize, unlock, erase, import_command, export_command,
-    journal, demo,
+    journal, refresh, demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -198,8 +198,7 @@ class BlockTable:
         self._dirty_count = 0
         self._evicted_count = 0
 
-    # -- what there is
-    # ------------------------------------------------------------------------------------------
+    # -- what there is ---------------------------------------------------------------------------------------
 
     def peek(self, block: int) -> Slot | None:
         """The slot of ``block``, used just now; None when there is none."""
@@ -233,8 +232,12 @@ class BlockTable:
         """Whether more may be written into this version."""
         return version.epoch is self._epochs[-1] and version.state is not _UPLOADING
 
-    # -- changes
-    # ------------------------------------------------------------------------------------------------
+    def forget_clean(self) -> None:
+        """Forget every block that the bucket has."""
+        while self._clean:
+            del self._slots[self._clean.evict()]
+
+    # -- changes ---------------------------------------------------------------------------------------------
 
     def insert(self, block: int, data: BytesLike | None) -> None:
         """Take note of what the bucket holds of a block; None: nothing. What was written meanwhile stays over
@@ -355,8 +358,7 @@ class BlockTable:
         version.data = None
         self._dirty_bytes += version.cost_bytes - before
 
-    # -- uploads
-    # ------------------------------------------------------------------------------------------------
+    # -- uploads ---------------------------------------------------------------------------------------------
 
     def next_work(
         self, now: float, delay_seconds: float, data_bytes: int, zeros_max: int, incomplete_max: int
@@ -531,8 +533,7 @@ class BlockTable:
         """The numbers of the blocks that the bucket does not have as they are here."""
         return (block for block, slot in self._slots.items() if slot.versions)
 
-    # -- room
-    # ---------------------------------------------------------------------------------------------------
+    # -- room ------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _cost(slot: Slot) -> int:

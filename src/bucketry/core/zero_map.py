@@ -215,6 +215,12 @@ class ZeroMap:
         if self._candidates is not None:
             self._candidates.fill(block, block + 1, value=False)
 
+    def forget(self) -> None:
+        """Nothing is known any more, and no survey is under way."""
+        self._known = _Bits(self.block_count, value=False)
+        self._candidates = None
+        self._surveyed = False
+
     def begin_survey(self) -> None:
         """Begin to compare with a listing that starts now; one that was under way is forgotten."""
         self._candidates = _Bits(self.block_count, value=True)

@@ -137,6 +137,10 @@ class Disk:
         if not self._read_only:
             await self._cache.flush()
 
+    async def refresh(self) -> None:
+        self._check_alive()
+        await self._cache.refresh()
+
     # -- what there is ---------------------------------------------------------------------------------------
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:

@@ -72,6 +72,11 @@ class Device(Protocol):
         again."""
         ...
 
+    async def refresh(self) -> None:
+        """Forget what was read, so that what another attachment has written since is seen. Raises Invalid
+        unless the device is read-only: nobody else writes to one that is not."""
+        ...
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         """What is data and what is a hole, in order, without gaps, neighbours merged; the last one may go on
         beyond ``offset + length``, never beyond the device."""

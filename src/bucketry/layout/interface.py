@@ -103,6 +103,11 @@ class Layout(Protocol):
         offsets."""
         ...
 
+    def doubt(self) -> None:
+        """Somebody else may have changed the volume: whatever is cached on the way to the bucket has to be
+        compared with it before it is believed again."""
+        ...
+
     def survey(self) -> AsyncIterator[Sequence[Stored]]:
         """What exists: pages of extents that are stored, each once, in no particular order. Extents that are
         not reported, and not changed since the survey began, read as zeros."""

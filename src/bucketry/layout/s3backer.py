@@ -172,6 +172,9 @@ class S3backerLayout:
                 await self._bucket.delete_many(keys, priority=priority)
             self._blocks_deleted += len(keys)
 
+    def doubt(self) -> None:
+        pass  # nothing is cached here
+
     async def survey(self) -> AsyncGenerator[Sequence[Stored], None]:
         pages = list_blocks(self._bucket, self._names)
         async with aclosing(pages):

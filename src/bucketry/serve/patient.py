@@ -79,6 +79,9 @@ class PatientDevice:
     async def flush(self) -> None:
         await self._insist(self._below.flush, lambda error: not isinstance(error, _LASTING))
 
+    async def refresh(self) -> None:
+        await self._below.refresh()
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._insist(lambda: self._below.extents(offset, length), self._passes)
 

@@ -233,6 +233,9 @@ class _ServedDisk:
             case "flush":
                 await self._flush()
                 return {}
+            case "refresh":
+                await self._refresh()
+                return {}
             case "stop":
                 await self._stop(insist=False)
                 await self._ended.wait()
@@ -245,6 +248,15 @@ class _ServedDisk:
                 return {}
             case _:
                 raise Invalid(f"no such operation: {operation[:40]!r}")
+
+    async def _refresh(self) -> None:
+        """What another attachment wrote is seen from now on, but for what a mounted filesystem itself
+        holds."""
+        assert self._device is not None
+        assert self._session is not None
+        await self._device.refresh()
+        # In a thread: the kernel waits for reads of its pages that are under way, which we have to answer.
+        await asyncio.to_thread(self._session.invalidate)
 
     # Stopping.
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry
 from bucketry.disk.interface import ExtentStatus
-from bucketry.errors import ReadOnly
+from bucketry.errors import Invalid, ReadOnly
 
 #: Awaited before a waiting operation (its name, offset and length), which it may delay or, by raising, fail.
 Hook = Callable[[str, int, int], Awaitable[None]]
@@ -90,6 +90,11 @@ class MemoryDevice:
 
     async def flush(self) -> None:
         await self._call("flush", 0, 0)
+
+    async def refresh(self) -> None:
+        if not self._read_only:
+            raise Invalid("only a read-only device is refreshed")
+        await self._call("refresh", 0, 0)
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         self._geometry.check(offset, length)

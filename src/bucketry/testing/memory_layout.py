@@ -112,6 +112,9 @@ class MemoryLayout:
                 self.blocks.pop(number, None)
         return tags
 
+    def doubt(self) -> None:
+        pass  # nothing is cached here
+
     async def survey(self) -> AsyncIterator[Sequence[Stored]]:
         size = self.geometry.block_size_bytes
         page = [

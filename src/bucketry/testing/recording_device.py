@@ -72,6 +72,9 @@ class RecordingDevice:
     async def flush(self) -> None:
         await self._below.flush()
 
+    async def refresh(self) -> None:
+        await self._below.refresh()
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._below.extents(offset, length)
 

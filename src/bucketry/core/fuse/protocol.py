@@ -161,7 +161,10 @@ LSEEK_IN: Final = Struct("=QQII")
 #: fh, offset, length, mode, padding
 FALLOCATE_IN: Final = Struct("=QQQII")
 
-#: len, error, unique
+#: len, error, unique fuse_notify_inval_inode_out: node, offset, length (0: to the end), after a header with
+#: no request and the code as its error.
+NOTIFY_INVAL_INODE: Final = Struct("=Qqq")
+NOTIFY_INVAL_INODE_CODE: Final = 2
 OUT_HEADER: Final = Struct("=IiQ")
 #: major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran, max_pages,
 #: map_alignment, flags2, unused

@@ -56,6 +56,13 @@ def header(unique: int, payload_bytes: int) -> bytes:
     return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + payload_bytes, 0, unique)
 
 
+def invalidate(node: int) -> bytes:
+    """A whole notification: the kernel shall forget what it holds of a node's content."""
+    size = protocol.OUT_HEADER.size + protocol.NOTIFY_INVAL_INODE.size
+    header = protocol.OUT_HEADER.pack(size, protocol.NOTIFY_INVAL_INODE_CODE, 0)
+    return header + protocol.NOTIFY_INVAL_INODE.pack(node, 0, 0)
+
+
 def error(unique: int, errno: int) -> bytes:
     """A whole reply: it failed with ``errno`` (positive)."""
     return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size, -errno, unique)

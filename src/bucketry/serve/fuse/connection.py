@@ -328,6 +328,16 @@ class Connection:
             with suppress(OSError):
                 os.write(self._descriptor, replies.error(unique, errno.EIO))
 
+    def notify(self, message: bytes) -> None:
+        """Tell the kernel something that it did not ask for. It may have forgotten the node: that is fine."""
+        if self._closed:
+            return
+        try:
+            os.write(self._descriptor, message)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOENT, *_TOO_LATE):
+                _log.warning("FUSE notification: %s", problem)
+
     def _end(self, problem: Exception | None) -> None:
         """The conversation is over."""
         if self._ended.done():

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bucketry.core.fuse import replies
 from bucketry.disk.interface import Device
 from bucketry.errors import Closed
 from bucketry.serve.fuse import mount as mounting
 from bucketry.serve.fuse.connection import Connection
 from bucketry.serve.fuse.mount import MountOptions
 from bucketry.serve.fuse.operations import Operations
-from bucketry.serve.fuse.tree import Tree
+from bucketry.serve.fuse.tree import FILE, Tree
 from bucketry.serve.mounts import find_mount
 from bucketry.serve.status import render_text
 from bucketry.settings import FuseSettings
@@ -84,6 +85,11 @@ class FuseSession:
         if mount is None or mount.device_number != self._device_number or self._connection is None:
             return False
         return not self._connection.ended or mounting.is_dead(self._path)
+
+    def invalidate(self) -> None:
+        """Have the kernel forget the pages of the file that it holds."""
+        if self._connection is not None:
+            self._connection.notify(replies.invalidate(FILE))
 
     def statistics(self) -> Mapping[str, object]:
         """As Bucket.statistics: requests by operation, errors, bytes, what waits and how long it waited."""
