@@ -657,8 +657,10 @@ class BlockCache:
             self._surveyed.set()
 
     def statistics(self) -> Mapping[str, object]:
+        oldest = self._table.oldest_written()
         figures = {
             **asdict(self._table.statistics()),
+            "oldest_dirty_seconds": 0.0 if oldest is None else round(self._loop.time() - oldest, 3),
             **asdict(self._counts),
             "loading_count": len(self._loads),
             "waiting_for_room_count": sum(not waiter.done() for waiter in self._room_waiters),

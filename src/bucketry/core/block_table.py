@@ -65,7 +65,7 @@ class Version:
     """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it;
     ``changed`` is what was written in its epoch, None when that is not kept, or all of it."""
 
-    __slots__ = ("block", "changed", "data", "dirty_since", "epoch", "known", "state")
+    __slots__ = ("block", "changed", "data", "dirty_since", "epoch", "first_written", "known", "state")
 
     def __init__(
         self,
@@ -81,7 +81,9 @@ class Version:
         self.data = data
         self.known = known
         self.changed = changed
+        #: Since when it waits; anew after each attempt.
         self.dirty_since = now
+        self.first_written = now
         self.state = _WAITING
 
     @property
@@ -490,6 +492,14 @@ class BlockTable:
         version.epoch, version.state = epoch, _WAITING
         epoch.touched = True
         epoch.waiting[block] = version
+
+    def oldest_written(self) -> float | None:
+        """When the oldest write that the bucket lacks was made; None when it lacks none. For statistics: it
+        looks at all of the oldest epoch."""
+        epoch = self._epochs[0]
+        versions = [*epoch.waiting.values(), *epoch.uploading.values()]
+        versions += [self._slots[block].versions[0] for block in self._aside]
+        return min((version.first_written for version in versions), default=None)
 
     def begin_flush(self) -> int:
         """End the epoch: the number of the one that must be drained for everything written so far to be in
