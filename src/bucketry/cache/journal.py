@@ -727,4 +727,4 @@ def _mismatch(files: Files, left: _Left, identity: JournalIdentity) -> str:
 
 
 def _damage_line(files: Files, damage: Damage) -> str:
-    return f"the journal in {files.place} is {damage}. Repairing it gives them up"
+    return f"the journal in {files.place} is {damage}. Repairing it (bucketry journal --repair) gives them up"
