@@ -358,7 +358,7 @@ def test_write_errors_surface(world: World) -> None:
         with pytest.raises(OSError) as caught:
             os.fsync(descriptor)
         assert caught.value.errno == errno.EACCES, "what the store said"
-        assert world.ours.json("stats", world.disk)["cache"]["dirty_bytes"] == BLOCK
+        assert world.ours.json("stats", world.disk)["cache"]["dirty_bytes"] >= BLOCK
         world.server.clear_faults()
         os.fsync(descriptor)
         assert world.block(BLOCK_0) == b"x" * BLOCK
