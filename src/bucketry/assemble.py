@@ -13,6 +13,7 @@ from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
 from bucketry.cache.journal_files import DirectoryFiles
 from bucketry.codec.offload import Threads
+from bucketry.core.geometry import Geometry
 from bucketry.disk import holding, lifecycle
 from bucketry.disk.check import CheckReport, CheckStep, Repair, check
 from bucketry.disk.holding import Holding, Place
@@ -116,6 +117,7 @@ async def create_volume(
 ) -> VolumeInfo:
     """Make an empty volume; a missing directory of a ``file://`` URL too, below one that exists. Raises
     AlreadyExists where a volume is."""
+    Geometry(volume.size_bytes, volume.block_size_bytes)  # refuses what cannot be before anything is made
     directory = parse_url(bucket.url).directory
     if directory is not None and directory.parent.is_dir():
         directory.mkdir(exist_ok=True)
