@@ -1,22 +1,32 @@
-"""One run: a server, the peers in turns, a page."""
+"""One run: servers, the peers in turns, a page."""
 
 import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
 from bench.peers import Bucketry, DiskPeer, S3backer, Target
-from bench.workloads import Measurement, measure_disk, measure_loop, payload
-from servers.s3 import REGION
-from servers.seaweed import Seaweed
+from bench.report import Results
+from bench.stages import STAGES, Stage, Turn
+from bench.workloads import Measurement
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs/benchmarks.md"
-#: A cache for all that is written, more uploads at once than the server takes, and reading far ahead.
-_TUNED = ["--blockCacheSize=4000", "--blockCacheThreads=50", "--readAhead=32", "--readAheadTrigger=1"]
+#: What s3backer caches when it is not told otherwise.
+_DEFAULT_BLOCKS = 1000
+#: All that its manual offers for speed: a cache for everything that is written, more uploads at once, reading
+#: far ahead, knowing which blocks are empty, and requests of more than a page from the kernel.
+_TUNED_BLOCKS = 4000
+_TUNED = [
+    "--blockCacheThreads=50",
+    "--readAhead=32",
+    "--readAheadTrigger=1",
+    "--listBlocks",
+    "-o",
+    "big_writes",
+]
 _LOOP = "bare obstore loop"
 #: Two rounds have no median, and a slow one would count for half.
 _ROUNDS_MIN = 3
@@ -24,85 +34,81 @@ _ROUNDS_MIN = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=_ROUNDS_MIN, help="how often, at least %(default)s")
-    parser.add_argument(
-        "--peer", action="append", help="only this peer, without writing the page; repeatable"
-    )
+    parser.add_argument("--rounds", type=int, default=_ROUNDS_MIN, help="default: %(default)s")
+    parser.add_argument("--only", action="append", choices=STAGES, help="only this part; repeatable")
+    parser.add_argument("--peer", action="append", help="only this peer; repeatable")
     arguments = parser.parse_args()
-    if arguments.rounds < _ROUNDS_MIN:
+    is_partial = bool(arguments.only or arguments.peer)
+    if arguments.rounds < _ROUNDS_MIN and not is_partial:
         parser.error(f"at least {_ROUNDS_MIN} rounds")
-    with tempfile.TemporaryDirectory(prefix="bucketry-bench-") as name:
-        directory = Path(name)
-        seaweed = Seaweed(directory / "seaweed")
-        seaweed.start_process()
-        try:
-            return _run(seaweed, directory, arguments.rounds, arguments.peer)
-        finally:
-            seaweed.stop_process()
-
-
-def _run(seaweed: Seaweed, directory: Path, rounds: int, chosen: list[str] | None) -> int:
-    target = Target(
-        endpoint=seaweed.endpoint,
-        region=REGION,
-        bucket=seaweed.make_bucket(),
-        access_key=seaweed.access_key,
-        secret_key=seaweed.secret_key,
-        access_file=seaweed.access_file(directory / "access"),
-    )
-    log = directory / "s3backer.log"
-    disks: list[DiskPeer] = [
-        S3backer(target, "s3backer", [], log),
-        S3backer(target, "s3backer tuned", _TUNED, log),
-        Bucketry(target),
-    ]
-    names = [*(peer.name for peer in disks), _LOOP]
-    if chosen:
-        names = [name for name in names if name in chosen]
-        disks = [peer for peer in disks if peer.name in chosen]
-    data = payload()
-    # The first puts into a bucket wait for the server to make room for it; nobody shall pay for that.
-    list(measure_loop(target, "warm-up", data[: 16 << 20]))
-
     load_before = report.load()
-    results: dict[str, dict[str, list[Measurement]]] = {}
-    for round_number in range(rounds):
-        # Everybody goes first once: whatever drifts, drifts for all.
-        turn = round_number % len(names)
-        for name in names[turn:] + names[:turn]:
-            prefix = f"{name.replace(' ', '-')}-{round_number}"
-            for measurement in _measure(name, disks, target, prefix, directory / "mnt", data):
-                results.setdefault(measurement.workload, {}).setdefault(name, []).append(measurement)
-                print(
-                    f"{round_number + 1}/{rounds} {name}: {measurement.workload}: {measurement.seconds:.6f} s"
-                )
-                sys.stdout.flush()
-    if chosen:
+    results: dict[str, Results] = {}
+    peers: dict[str, DiskPeer] = {}
+    with tempfile.TemporaryDirectory(prefix="bucketry-bench-") as name:
+        for stage_name in arguments.only or STAGES:
+            stage = STAGES[stage_name]
+            found = _run(stage, Path(name) / stage_name, arguments.rounds, arguments.peer, peers)
+            results.setdefault(stage.title, {}).update(found)
+    text = report.table(
+        results, [*peers, _LOOP], ours=Bucketry.name, limit=_LOOP,
+        rivals=[name for name in peers if name != Bucketry.name],
+    )  # fmt: skip
+    print(text)
+    if is_partial:
         return 0
-
     description = {
         "machine": report.machine(),
-        "load of the machine before the run": load_before,
-        "versions": report.versions({peer.name: peer.version() for peer in disks}),
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "load of the machine": f"before the run {load_before}, after it {report.load()}",
+        "versions": report.versions({peer.name: peer.version() for peer in peers.values()}),
+        "command": f"PYTHONPATH=tests {shlex.join(['python', '-m', 'bench', *sys.argv[1:]])}",
     }
-    text = report.table(
-        results, names, Bucketry.name, [peer.name for peer in disks if peer.name != Bucketry.name]
-    )
-    print(text)
     notes = "\n".join(f"* {key}: {value}" for key, value in description.items())
-    report.write_page(_PAGE, f"{text}\n\nMedians of {rounds} rounds.\n\n{notes}")
+    report.write_page(_PAGE, f"{text}\n\nMedians of {arguments.rounds} rounds.\n\n{notes}")
     print(f"written: {_PAGE}, {report.write_json(_HERE / 'results', results, description)}")
     return 0
 
 
-def _measure(
-    name: str, disks: list[DiskPeer], target: Target, prefix: str, directory: Path, data: bytes
-) -> Iterator[Measurement]:
-    if name == _LOOP:
-        return measure_loop(target, prefix, data)
-    (peer,) = (each for each in disks if each.name == name)
-    return measure_disk(peer, prefix, directory, data)
+def _run(
+    stage: Stage, directory: Path, rounds: int, chosen: list[str] | None, peers: dict[str, DiskPeer]
+) -> dict[str, dict[str, list[Measurement]]]:
+    """Every peer's figures at one stage, by row; ``peers`` learns who took part."""
+    directory.mkdir()
+    place = stage.place(directory)
+    try:
+        disks = [disk for disk in _disks(place.target, directory) if not chosen or disk.name in chosen]
+        peers.update({disk.name: disk for disk in disks})
+        by_name: dict[str, DiskPeer | None] = {disk.name: disk for disk in disks}
+        if stage.has_loop and (not chosen or _LOOP in chosen):
+            by_name[_LOOP] = None
+        if stage.prepare is not None:
+            stage.prepare(place, disks[-1])
+        found: dict[str, dict[str, list[Measurement]]] = {}
+        names = list(by_name)
+        for number in range(rounds):
+            # Everybody goes first once: whatever drifts, drifts for all.
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                if stage.prepare is None:
+                    place.clear()
+                prefix = f"{name.replace(' ', '-')}-{number}"
+                turn = Turn(place, by_name[name], prefix, directory / "mnt", stage.latency_seconds)
+                for measurement in stage.run(turn):
+                    found.setdefault(measurement.workload, {}).setdefault(name, []).append(measurement)
+                    figure = report.cell([measurement])
+                    print(f"{stage.title}: {number + 1}/{rounds} {name}: {measurement.workload}: {figure}")
+                    sys.stdout.flush()
+        return found
+    finally:
+        place.stop()
+
+
+def _disks(target: Target, directory: Path) -> list[DiskPeer]:
+    log = directory / "s3backer.log"
+    return [
+        S3backer(target, "s3backer", _DEFAULT_BLOCKS, [], log),
+        S3backer(target, "s3backer tuned", _TUNED_BLOCKS, _TUNED, log),
+        Bucketry(target),
+    ]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from bucketry.settings import CacheSettings
+
 #: What the documentation of s3backer suggests for real use, and our default.
 BLOCK_SIZE_BYTES = 128 << 10
 DISK_SIZE_BYTES = 1 << 30
@@ -34,6 +36,8 @@ class Attached(Protocol):
 
     #: The raw disk.
     file: Path
+    #: The process that serves it.
+    pid: int
     #: Whether fsync makes durable what was written; otherwise only detaching does.
     fsync_is_durable: bool
 
@@ -46,10 +50,12 @@ class DiskPeer(Protocol):
     """A program that shows a disk in a bucket as a file."""
 
     name: str
+    #: How much of the disk it keeps in memory, at most.
+    cache_bytes: int
 
-    def create(self, prefix: str) -> None: ...
+    def create(self, prefix: str, size_bytes: int) -> None: ...
 
-    def attach(self, prefix: str, directory: Path) -> Attached:
+    def attach(self, prefix: str, directory: Path, size_bytes: int) -> Attached:
         """Start the peer on the disk at ``prefix``, with nothing cached, and return when it can be used."""
         ...
 
@@ -57,9 +63,11 @@ class DiskPeer(Protocol):
 
 
 @contextmanager
-def attached(peer: DiskPeer, prefix: str, directory: Path) -> Iterator[Attached]:
+def attached(
+    peer: DiskPeer, prefix: str, directory: Path, size_bytes: int = DISK_SIZE_BYTES
+) -> Iterator[Attached]:
     """As attach; detached at the end where the caller has not done so, also when he failed."""
-    disk = peer.attach(prefix, directory)
+    disk = peer.attach(prefix, directory, size_bytes)
     try:
         yield disk
     finally:
@@ -70,27 +78,30 @@ def attached(peer: DiskPeer, prefix: str, directory: Path) -> Iterator[Attached]
 class S3backer:
     """Debian's s3backer through FUSE."""
 
-    def __init__(self, target: Target, name: str, options: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, target: Target, name: str, cached_blocks: int, options: Sequence[str], log: Path
+    ) -> None:
         self.name = name
+        self.cache_bytes = cached_blocks * BLOCK_SIZE_BYTES
         self._target = target
-        self._options = options
+        self._options = [f"--blockCacheSize={cached_blocks}", *options]
         self._log = log
 
     def version(self) -> str:
         answer = subprocess.run(["s3backer", "--version"], capture_output=True, text=True, check=True)
         return (answer.stdout + answer.stderr).splitlines()[0]
 
-    def create(self, prefix: str) -> None:
+    def create(self, prefix: str, size_bytes: int) -> None:
         """Nothing to do: a volume of s3backer exists once it is mounted with its size."""
 
-    def attach(self, prefix: str, directory: Path) -> Attached:
+    def attach(self, prefix: str, directory: Path, size_bytes: int) -> Attached:
         directory.mkdir(exist_ok=True)
         target = self._target
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [
                     "s3backer", "-f", f"--accessFile={target.access_file}", f"--baseURL={target.endpoint}/",
-                    f"--blockSize={BLOCK_SIZE_BYTES >> 10}k", f"--size={DISK_SIZE_BYTES >> 20}m",
+                    f"--blockSize={BLOCK_SIZE_BYTES >> 10}k", f"--size={size_bytes >> 20}m",
                     f"--prefix={prefix}/", *self._options, target.bucket, str(directory),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -113,6 +124,7 @@ class _S3backerDisk:
 
     def __init__(self, directory: Path, process: subprocess.Popen[bytes]) -> None:
         self.file = directory / "file"
+        self.pid = process.pid
         self._directory = directory
         self._process = process
 
@@ -126,6 +138,7 @@ class Bucketry:
     """This project: ``bucketry attach``, with its defaults."""
 
     name = "bucketry"
+    cache_bytes = CacheSettings().memory_bytes
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -143,16 +156,16 @@ class Bucketry:
             f"--access-file={target.access_file}",
         ]
 
-    def create(self, prefix: str) -> None:
+    def create(self, prefix: str, size_bytes: int) -> None:
         _run(
             self._program,
             "create",
             *self._url_and_options(prefix),
-            f"--size={DISK_SIZE_BYTES}",
+            f"--size={size_bytes}",
             f"--block-size={BLOCK_SIZE_BYTES}",
         )
 
-    def attach(self, prefix: str, directory: Path) -> Attached:
+    def attach(self, prefix: str, directory: Path, size_bytes: int) -> Attached:
         directory.mkdir(exist_ok=True)
         url, *options = self._url_and_options(prefix)
         _run(self._program, "attach", url, str(directory), *options)
@@ -164,11 +177,24 @@ class _BucketryDisk:
 
     def __init__(self, directory: Path, program: str) -> None:
         self.file = directory / "file"
+        self.pid = _served_by(directory)
         self._directory = directory
         self._program = program
 
     def detach(self) -> None:
         _run(self._program, "umount", str(self._directory))
+
+
+def _served_by(directory: Path) -> int:
+    """The process of ``bucketry attach`` on a directory."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended just now
+        if b"attach" in words and os.fsencode(directory) in words:
+            return int(path.parent.name)
+    raise RuntimeError(f"no process serves {directory}")
 
 
 def _unmount(directory: Path) -> None:

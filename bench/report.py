@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from bench.workloads import Measurement
+from bench.workloads import Measurement, Unit
 
 _BEGIN = "<!-- figures: begin (written by make bench-quick) -->"
 _END = "<!-- figures: end -->"
 
-#: Figures of one run: workload → peer → one Measurement per round.
-Results = Mapping[str, Mapping[str, Sequence[Measurement]]]
+#: Figures of one stage: workload → peer → one Measurement per round.
+Results = dict[str, dict[str, list[Measurement]]]
 
 
 def machine() -> str:
@@ -41,27 +41,50 @@ def versions(peers: Mapping[str, str]) -> str:
     return ", ".join(dict.fromkeys([*peers.values(), *libraries, f"Python {platform.python_version()}"]))
 
 
-def table(results: Results, peers: Sequence[str], ours: str, rivals: Sequence[str]) -> str:
-    """Medians as Markdown. The last column is the better rival's time over ours: above 1 we are faster."""
+def table(
+    results: Mapping[str, Results], peers: Sequence[str], *, ours: str, rivals: Sequence[str], limit: str
+) -> str:
+    """Medians as Markdown, under the titles of their stages. The last columns are each rival's figure over
+    ours, above 1 where ours is better, and the limit's over ours."""
+    against = [*rivals, limit]
     lines = [
-        f"| | {' | '.join(peers)} | {ours} is faster |",
-        f"|---|{'---:|' * (len(peers) + 1)}",
+        f"| | {' | '.join(peers)} | {' | '.join(f'{name} / {ours}' for name in against)} |",
+        f"|---|{'---:|' * (len(peers) + len(against))}",
     ]
-    for workload, by_peer in results.items():
-        medians = {peer: _median(measurements) for peer, measurements in by_peer.items()}
-        cells = [_format(by_peer[peer]) if peer in by_peer else "-" for peer in peers]
-        best = min(medians[rival] for rival in rivals if rival in medians)
-        lines.append(f"| {workload} | {' | '.join(cells)} | {best / medians[ours]:.2f} x |")
+    for title, by_workload in results.items():
+        lines.append(f"| **{title}** |{' |' * (len(peers) + len(against))}")
+        for workload, by_peer in by_workload.items():
+            cells = [cell(by_peer[peer]) if peer in by_peer else "-" for peer in peers]
+            ratios = [_ratio(by_peer, name, ours) for name in against]
+            lines.append(f"| {workload} | {' | '.join(cells + ratios)} |")
     return "\n".join(lines)
 
 
+def _ratio(by_peer: Mapping[str, Sequence[Measurement]], other: str, ours: str) -> str:
+    if other not in by_peer or ours not in by_peer:
+        return "-"
+    # Not even a kilobyte beyond the cache: then there is nothing to compare.
+    if min(_median(by_peer[other]), _median(by_peer[ours])) <= 0:
+        return "-"
+    return f"{_median(by_peer[other]) / _median(by_peer[ours]):.2f}"
+
+
 def _median(measurements: Sequence[Measurement]) -> float:
-    return median(measurement.seconds for measurement in measurements)
+    return median(measurement.value for measurement in measurements)
 
 
-def _format(measurements: Sequence[Measurement]) -> str:
-    seconds = _median(measurements)
-    return f"{seconds * 1e6:.1f} µs" if measurements[0].is_per_operation else f"{seconds:.2f} s"
+def cell(measurements: Sequence[Measurement]) -> str:
+    """The median of one row's figures, for people."""
+    value = _median(measurements)
+    match measurements[0].unit:
+        case Unit.SECONDS:
+            return f"{value:.2f} s"
+        case Unit.SECONDS_PER_OPERATION:
+            return f"{value * 1e6:,.0f} µs"
+        case Unit.BYTES:
+            return f"{value / (1 << 20):,.0f} MiB"
+        case Unit.COUNT:
+            return f"{value:,.0f}"
 
 
 def write_page(page: Path, text: str) -> None:
@@ -73,14 +96,20 @@ def write_page(page: Path, text: str) -> None:
     page.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}")
 
 
-def write_json(directory: Path, results: Results, description: Mapping[str, str]) -> Path:
+def write_json(directory: Path, results: Mapping[str, Results], description: Mapping[str, str]) -> Path:
     """All figures of the run, under a name with its time."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     path = directory / f"{now:%Y%m%dT%H%M%SZ}.json"
-    seconds = {
-        workload: {peer: [each.seconds for each in measurements] for peer, measurements in by_peer.items()}
-        for workload, by_peer in results.items()
+    figures = {
+        title: {
+            workload: {
+                peer: {"unit": several[0].unit.value, "figures": [each.value for each in several]}
+                for peer, several in by_peer.items()
+            }
+            for workload, by_peer in by_workload.items()
+        }
+        for title, by_workload in results.items()
     }
-    path.write_text(json.dumps({"time": now.isoformat(), **description, "seconds": seconds}, indent=2) + "\n")
+    path.write_text(json.dumps({"time": now.isoformat(), **description, "results": figures}, indent=2) + "\n")
     return path

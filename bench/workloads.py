@@ -1,34 +1,55 @@
-"""What is measured: each workload runs on one peer once and returns times; smaller is better everywhere."""
+"""What is measured: each workload runs on one peer once and returns figures; smaller is better everywhere."""
 
 import json
 import os
 import random
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
 from pathlib import Path
 
 import obstore
 from obstore.store import S3Store
 
-from bench.peers import BLOCK_SIZE_BYTES, DiskPeer, Target, attached
+from bench.peers import BLOCK_SIZE_BYTES, DISK_SIZE_BYTES, Attached, DiskPeer, Target, attached
+from bucketry.testing.s3_server import Snapshot
 
 TRANSFER_BYTES = 256 << 20
 #: The size of one read or write of a copying program.
 _REQUEST_BYTES = 1 << 20
 #: Half of what s3backer caches by default (1000 such blocks): it is all cached, for everybody.
 _CACHED_BYTES = 64 << 20
-_FIO_SECONDS = 2
-#: Before each fio run, for uploads of the run before to end: 512 blocks at the server's 700 put/s, and some.
-_SETTLE_SECONDS = 1.5
-#: Requests at once in the bare loop; more is not faster on this server.
-_LOOP_THREADS = 16
+_FIO_SECONDS = 1
+#: Before each fio run, for uploads of the run before to end: 512 blocks at the server's 2000 put/s, and some.
+_SETTLE_SECONDS = 0.7
+#: Requests at once in the bare loop: more are not faster on a server without latency; 20 ms of it are hidden
+#: by 64 at 400 MB/s, more than the servers do here.
+_LOOP_THREADS_NEAR = 16
+_LOOP_THREADS_FAR = 64
+#: Blocks read at random, each once: some seconds at one a latency of 20 ms, by the deepest queue too.
+_RANDOM_READS = {1: 100, 16: 1000}
+_RANDOM_WRITES = 1000
+_PAGE_BYTES = 4 << 10
+FILES_DISK_BYTES = 100 << 30
+#: What the kernel's own source has at the size of this tree: many small files, few large ones.
+_FILES_COUNT = 5000
+_FILE_MEAN_BYTES = 8 << 10
+ATTACH_BLOCKS = 100_000
+#: A disk with room for them.
+_ATTACH_DISK_BYTES = 16 << 30
 
-WRITE_DURABLE = f"write {TRANSFER_BYTES >> 20} MiB until durable"
-WRITE_UNMOUNTED = f"write {TRANSFER_BYTES >> 20} MiB until unmounted"
-READ_COLD = f"read {TRANSFER_BYTES >> 20} MiB cold"
+
+class Unit(Enum):
+    SECONDS = "s"
+    SECONDS_PER_OPERATION = "s each"
+    BYTES = "bytes"
+    COUNT = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +76,286 @@ FIO_JOBS = [
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """``seconds`` of the whole workload, or of one operation when ``is_per_operation``."""
+    """One figure of one run of a workload."""
 
     workload: str
-    seconds: float
-    is_per_operation: bool = False
+    value: float
+    unit: Unit = Unit.SECONDS
 
 
-def payload() -> bytes:
+def payload(size_bytes: int = TRANSFER_BYTES) -> bytes:
     """What is written: no compressor shortens it, no two blocks are equal, the same in every run."""
     source = random.Random(1)
-    return b"".join(source.randbytes(_REQUEST_BYTES) for _ in range(TRANSFER_BYTES // _REQUEST_BYTES))
+    return b"".join(source.randbytes(_REQUEST_BYTES) for _ in range(size_bytes // _REQUEST_BYTES))
 
 
-def measure_disk(peer: DiskPeer, prefix: str, directory: Path, data: bytes) -> Iterator[Measurement]:
-    """All workloads on a fresh disk of one peer."""
-    peer.create(prefix)
+# -- one after the other -------------------------------------------------------------------------------------
+
+
+def measure_sequential(
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes
+) -> Iterator[Measurement]:
+    """Write a fresh disk until durable, read it back by a fresh process; and how much memory either took."""
+    size = f"{len(data) >> 20} MiB"
+    peer.create(prefix, DISK_SIZE_BYTES)
+    cached_bytes = min(peer.cache_bytes, len(data))
     with attached(peer, prefix, directory) as disk:
         begin = time.perf_counter()
         _write(disk.file, data)
         durable = time.perf_counter()
+        if not disk.fsync_is_durable:
+            # What has not been uploaded yet is in memory.
+            durable = 0.0
+        memory_bytes = _peak_bytes(disk)
         disk.detach()
         unmounted = time.perf_counter()
-        yield Measurement(WRITE_DURABLE, (durable if disk.fsync_is_durable else unmounted) - begin)
-        yield Measurement(WRITE_UNMOUNTED, unmounted - begin)
+    yield Measurement(f"write {size} until durable", (durable or unmounted) - begin)
+    yield Measurement(f"write {size} until unmounted", unmounted - begin)
+    yield Measurement("peak memory beyond the cache, writing", memory_bytes - cached_bytes, Unit.BYTES)
     with attached(peer, prefix, directory) as disk:
         begin = time.perf_counter()
         _read(disk.file, data)
-        yield Measurement(READ_COLD, time.perf_counter() - begin)
+        yield Measurement(f"read {size} cold", time.perf_counter() - begin)
+        memory_bytes = _peak_bytes(disk)
+    yield Measurement("peak memory beyond the cache, reading", memory_bytes - cached_bytes, Unit.BYTES)
+
+
+def measure_loop(target: Target, prefix: str, data: bytes, threads_count: int) -> Iterator[Measurement]:
+    """The limit: the same blocks put and got by the bucket client alone, by threads in a bare loop."""
+    size = f"{len(data) >> 20} MiB"
+    store = _store(target, prefix)
+    view = memoryview(data)
+
+    def block(index: int) -> memoryview:
+        return view[index * BLOCK_SIZE_BYTES : (index + 1) * BLOCK_SIZE_BYTES]
+
+    def put(index: int) -> None:
+        obstore.put(store, f"{index:08x}", bytes(block(index)), use_multipart=False)
+
+    def get(index: int) -> None:
+        if memoryview(obstore.get(store, f"{index:08x}").bytes()) != block(index):
+            raise RuntimeError(f"wrong bytes in block {index}")
+
+    count = len(data) // BLOCK_SIZE_BYTES
+    yield Measurement(f"write {size} until durable", _threaded_seconds(put, count, threads_count))
+    yield Measurement(f"read {size} cold", _threaded_seconds(get, count, threads_count))
+
+
+def loop_threads(latency_seconds: float) -> int:
+    return _LOOP_THREADS_FAR if latency_seconds else _LOOP_THREADS_NEAR
+
+
+# -- here and there ------------------------------------------------------------------------------------------
+
+
+def measure_random_reads(
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes
+) -> Iterator[Measurement]:
+    """4 KiB at random from blocks that nobody has read yet, one at a time and 16."""
+    _fill(target, peer, prefix, data)
+    for depth, count in _RANDOM_READS.items():
+        with attached(peer, prefix, directory) as disk:
+            yield Measurement(
+                f"4 KiB cold random read, depth {depth}",
+                _random_reads(disk.file, len(data) // BLOCK_SIZE_BYTES, count, depth),
+                Unit.SECONDS_PER_OPERATION,
+            )
+
+
+def _random_reads(file: Path, block_count: int, count: int, depth: int) -> float:
+    """Seconds of one read: each from a block of its own."""
+    prng = random.Random(2)
+    blocks = prng.sample(range(block_count), count)
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        # Else the kernel would read ahead, and be measured.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        pages = BLOCK_SIZE_BYTES // _PAGE_BYTES
+        offsets = [block * BLOCK_SIZE_BYTES + prng.randrange(pages) * _PAGE_BYTES for block in blocks]
+
+        def read(index: int) -> None:
+            assert len(os.pread(descriptor, _PAGE_BYTES, offsets[index])) == _PAGE_BYTES
+
+        return _threaded_seconds(read, count, depth) / count
+    finally:
+        os.close(descriptor)
+
+
+def measure_random_writes(
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes, ledger: Callable[[], Snapshot]
+) -> Iterator[Measurement]:
+    """4 KiB at random into blocks that exist and are not cached, until all is in the bucket; and what that
+    asks of the bucket for each GiB written."""
+    _fill(target, peer, prefix, data)
+    prng = random.Random(3)
+    offsets = [prng.randrange(len(data) // _PAGE_BYTES) * _PAGE_BYTES for _ in range(_RANDOM_WRITES)]
+    page = data[:_PAGE_BYTES]
+    with attached(peer, prefix, directory) as disk:
+        before = ledger()
+        begin = time.perf_counter()
+        descriptor = os.open(disk.file, os.O_RDWR)
+        try:
+            for offset in offsets:
+                assert os.pwrite(descriptor, page, offset) == len(page)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not disk.fsync_is_durable:
+            disk.detach()
+        seconds = time.perf_counter() - begin
+        after = ledger()
+    gib = _RANDOM_WRITES * _PAGE_BYTES / (1 << 30)
+    yield Measurement(f"{_RANDOM_WRITES} random 4 KiB writes until durable", seconds)
+    requests = after.requests_count - before.requests_count
+    yield Measurement("- requests per GiB of them", requests / gib, Unit.COUNT)
+    moved = after.bytes_in + after.bytes_out - before.bytes_in - before.bytes_out
+    yield Measurement("- bytes moved per GiB of them", moved / gib, Unit.BYTES)
+
+
+# -- from the cache ------------------------------------------------------------------------------------------
+
+
+def measure_warm(
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes
+) -> Iterator[Measurement]:
+    """Direct I/O on what is in the peer's cache."""
+    _fill(target, peer, prefix, data[:_CACHED_BYTES])
+    with attached(peer, prefix, directory) as disk:
         _read(disk.file, data[:_CACHED_BYTES])
         for job in FIO_JOBS:
             time.sleep(_SETTLE_SECONDS)
-            yield Measurement(job.name, _fio(disk.file, job), is_per_operation=True)
+            yield Measurement(job.name, _fio(disk.file, job), Unit.SECONDS_PER_OPERATION)
+
+
+def _fio(file: Path, job: FioJob) -> float:
+    answer = subprocess.run(
+        [
+            "fio", "--name=job", f"--filename={file}", f"--size={_CACHED_BYTES}", f"--rw=rand{job.verb}",
+            f"--bs={job.size_bytes}", f"--iodepth={job.depth}", "--ioengine=libaio", "--direct=1",
+            "--time_based", f"--runtime={_FIO_SECONDS}", "--randrepeat=0", "--norandommap",
+            # The file is a disk: it is neither made nor enlarged.
+            "--fallocate=none", "--allow_file_create=0", "--output-format=json",
+        ],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    report = json.loads(answer.stdout)
+    rate: float = report["jobs"][0][job.verb]["iops"]
+    return 1 / rate
+
+
+# -- filesystems ---------------------------------------------------------------------------------------------
+
+
+def measure_files(
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, archive: bytes
+) -> Iterator[Measurement]:
+    """A filesystem is made, filled with many files, and read by a fresh process; each until it is durable and
+    the disk detached."""
+    peer.create(prefix, FILES_DISK_BYTES)
+    tree = directory.with_name("tree")
+    tree.mkdir(exist_ok=True)
+    with attached(peer, prefix, directory, FILES_DISK_BYTES) as disk:
+        begin = time.perf_counter()
+        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(disk.file))
+        disk.detach()
+        yield Measurement("mkfs.ext4 of 100 GiB", time.perf_counter() - begin)
+    with attached(peer, prefix, directory, FILES_DISK_BYTES) as disk:
+        begin = time.perf_counter()
+        with _mounted(disk.file, tree):
+            _run("tar", "x", "-C", str(tree), stdin=archive)
+            os.sync()
+        disk.detach()
+        yield Measurement(f"untar {_FILES_COUNT} files, sync, umount", time.perf_counter() - begin)
+    with attached(peer, prefix, directory, FILES_DISK_BYTES) as disk:
+        begin = time.perf_counter()
+        with _mounted(disk.file, tree):
+            # Not to /dev/null itself: tar knows it, and would read nothing.
+            _run("sh", "-c", 'tar c -C "$1" . | cat > /dev/null', "sh", str(tree))
+            yield Measurement(f"tar c of {_FILES_COUNT} files, cold", time.perf_counter() - begin)
+
+
+@contextmanager
+def _mounted(disk: Path, directory: Path) -> Iterator[None]:
+    # noinit_itable: what the kernel fills in later, at a time of its own, would fall into somebody's turn.
+    _run("mount", "-o", "loop,noinit_itable", str(disk), str(directory))
+    try:
+        yield
+    finally:
+        _run("umount", str(directory))
+
+
+def archive_of_files() -> bytes:
+    """A tar of many small files in some directories, the same in every run."""
+    prng = random.Random(4)
+    out = BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for number in range(_FILES_COUNT):
+            entry = tarfile.TarInfo(f"{number % 97:02}/{number:04}")
+            entry.size = min(int(prng.expovariate(1 / _FILE_MEAN_BYTES)), 1 << 20)
+            archive.addfile(entry, BytesIO(prng.randbytes(entry.size)))
+    return out.getvalue()
+
+
+# -- attaching -----------------------------------------------------------------------------------------------
+
+
+def fill_for_attach(peer: DiskPeer, target: Target, prefix: str) -> None:
+    """A disk with so many blocks. Nobody reads them, so that they may be short."""
+    peer.create(prefix, _ATTACH_DISK_BYTES)
+    store = _store(target, prefix)
+
+    def put(index: int) -> None:
+        obstore.put(store, f"{index + 1:08x}", b"x", use_multipart=False)
+
+    _threaded_seconds(put, ATTACH_BLOCKS, _LOOP_THREADS_NEAR)
+
+
+def measure_attach(peer: DiskPeer, prefix: str, directory: Path) -> Iterator[Measurement]:
+    begin = time.perf_counter()
+    with attached(peer, prefix, directory, _ATTACH_DISK_BYTES):
+        yield Measurement(f"attach, {ATTACH_BLOCKS:,} blocks present", time.perf_counter() - begin)
+
+
+# -- tools ---------------------------------------------------------------------------------------------------
+
+
+def _store(target: Target, prefix: str) -> S3Store:
+    return S3Store(
+        target.bucket,
+        prefix=prefix,
+        endpoint=target.endpoint,
+        region=target.region,
+        access_key_id=target.access_key,
+        secret_access_key=target.secret_key,
+        client_options={"allow_http": True},
+    )
+
+
+def _fill(target: Target, peer: DiskPeer, prefix: str, data: bytes) -> None:
+    """A disk that holds ``data``: its blocks are put as both programs store them."""
+    peer.create(prefix, DISK_SIZE_BYTES)
+    store = _store(target, prefix)
+
+    def put(index: int) -> None:
+        block = data[index * BLOCK_SIZE_BYTES : (index + 1) * BLOCK_SIZE_BYTES]
+        obstore.put(store, f"{index:08x}", block, use_multipart=False)
+
+    _threaded_seconds(put, len(data) // BLOCK_SIZE_BYTES, _LOOP_THREADS_FAR)
+
+
+def _threaded_seconds(work: Callable[[int], None], count: int, threads_count: int) -> float:
+    with ThreadPoolExecutor(threads_count) as pool:
+        begin = time.perf_counter()
+        list(pool.map(work, range(count)))
+        return time.perf_counter() - begin
+
+
+def _peak_bytes(disk: Attached) -> int:
+    """The most memory that the serving process ever had resident."""
+    for line in Path(f"/proc/{disk.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError(f"process {disk.pid} says nothing of its memory")
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -107,51 +376,7 @@ def _read(file: Path, data: bytes) -> None:
                 raise RuntimeError(f"{file}: wrong bytes at {offset}")
 
 
-def _fio(file: Path, job: FioJob) -> float:
-    answer = subprocess.run(
-        [
-            "fio", "--name=job", f"--filename={file}", f"--size={_CACHED_BYTES}", f"--rw=rand{job.verb}",
-            f"--bs={job.size_bytes}", f"--iodepth={job.depth}", "--ioengine=libaio", "--direct=1",
-            "--time_based", f"--runtime={_FIO_SECONDS}", "--randrepeat=0", "--norandommap",
-            # The file is a disk: it is neither made nor enlarged.
-            "--fallocate=none", "--allow_file_create=0", "--output-format=json",
-        ],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    report = json.loads(answer.stdout)
-    rate: float = report["jobs"][0][job.verb]["iops"]
-    return 1 / rate
-
-
-def measure_loop(target: Target, prefix: str, data: bytes) -> Iterator[Measurement]:
-    """The limit: the same blocks put and got by the bucket client alone, by threads in a bare loop."""
-    store = S3Store(
-        target.bucket,
-        prefix=prefix,
-        endpoint=target.endpoint,
-        region=target.region,
-        access_key_id=target.access_key,
-        secret_access_key=target.secret_key,
-        client_options={"allow_http": True},
-    )
-    view = memoryview(data)
-
-    def block(index: int) -> memoryview:
-        return view[index * BLOCK_SIZE_BYTES : (index + 1) * BLOCK_SIZE_BYTES]
-
-    def put(index: int) -> None:
-        obstore.put(store, f"{index:08x}", bytes(block(index)), use_multipart=False)
-
-    def get(index: int) -> None:
-        if memoryview(obstore.get(store, f"{index:08x}").bytes()) != block(index):
-            raise RuntimeError(f"wrong bytes in block {index}")
-
-    def seconds(work: Callable[[int], None]) -> float:
-        with ThreadPoolExecutor(_LOOP_THREADS) as pool:
-            begin = time.perf_counter()
-            list(pool.map(work, range(len(data) // BLOCK_SIZE_BYTES)))
-            return time.perf_counter() - begin
-
-    written = seconds(put)
-    yield Measurement(WRITE_DURABLE, written)
-    yield Measurement(READ_COLD, seconds(get))
+def _run(*command: str, stdin: bytes | None = None) -> None:
+    answer = subprocess.run(command, input=stdin, capture_output=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"{command[0]}: {answer.stderr.decode(errors='replace').strip()}")
