@@ -91,6 +91,13 @@ SEED ?= 1
 crash: $(VENV)/stamp-check system-packages ## kill the serving process ROUNDS=200 times under load
 	BUCKETRY_CRASH_ROUNDS=$(ROUNDS) BUCKETRY_CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash/test_crash.py $(ARGS)
 
+# How long the bucket is away.
+SECONDS ?= 300
+
+.PHONY: outage
+outage: $(VENV)/stamp-check system-packages ## the bucket away for SECONDS=300 under load, in each way: 45 minutes
+	BUCKETRY_OUTAGE_SECONDS=$(SECONDS) $(BIN)/pytest tests/crash/test_outages.py $(ARGS)
+
 # --- benchmarks ---------------------------------------------------------------------------------------------
 
 .PHONY: bench-quick

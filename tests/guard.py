@@ -7,7 +7,8 @@ by side do not see each other's leaks. What belongs to the session, a server abo
 ``@pytest.mark.logs("pattern", …)`` announces log records of level WARNING and above: each pattern must be
 found in one, and each such record must contain one of the patterns. With ``required=False`` they may appear.
 
-A test that hangs fails after a generous while, so that the others have their turn.
+A test that hangs fails after a generous while, so that the others have their turn;
+``@pytest.mark.hangs_after(seconds)`` makes that another while.
 """
 
 import asyncio
@@ -70,7 +71,9 @@ def guard(
     before = [look() for look in looks]
     if _is_async(request):
         request.getfixturevalue("_no_task_is_left")
-    with _time_limit(SYSTEM_HANG_SECONDS if is_system else HANG_SECONDS):
+    longer = request.node.get_closest_marker("hangs_after")
+    limit_seconds = SYSTEM_HANG_SECONDS if is_system else HANG_SECONDS
+    with _time_limit(limit_seconds if longer is None else longer.args[0]):
         yield
     if left := _left(looks, before):
         pytest.fail(f"the test left behind: {', '.join(sorted(left))}", pytrace=False)

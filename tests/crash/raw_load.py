@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from ctypes import CDLL, c_int, c_int64, get_errno
 from dataclasses import dataclass
-from itertools import count
+from itertools import count as count_from
+from itertools import islice
 
 SECTOR = 4096
 #: Seed, number of the operation, sector; all else in a sector follows from these.
@@ -24,6 +25,8 @@ _HOLE_SHARE = 0.1
 _SECTORS_MAX = 64
 _PUNCH_HOLE = 0x02 | 0x01  # and FALLOC_FL_KEEP_SIZE
 _ZEROS = bytes(SECTOR)
+#: What is told of an fsync that failed.
+FAILED = b"\xff\xff\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Operation:
 def operations(seed: int, region: range) -> Iterator[Operation]:
     """What the load with this seed does to the sectors of ``region``, one after the other, without end."""
     prng = random.Random(seed)
-    for number in count():
+    for number in count_from():
         length = prng.choice((1, 1, 2, 8, prng.randint(1, _SECTORS_MAX)))
         yield Operation(
             number,
@@ -120,24 +123,48 @@ def _is_of(content: bytes, seed: int, number: int, sector: int) -> bool:
     return content.startswith(_STAMP.pack(seed, number, sector)) and content == stamped(seed, number, sector)
 
 
-def run(path: str, seed: int, region: range) -> None:
-    """Do it until the disk fails, which raises OSError."""
+def final_content(base: bytes, seed: int, region: range, count: int) -> bytes:
+    """The disk after the first ``count`` operations on ``base``."""
+    disk = bytearray(base)
+    for operation in islice(operations(seed, region), count):
+        place = slice(
+            operation.first_sector * SECTOR, (operation.first_sector + operation.sector_count) * SECTOR
+        )
+        disk[place] = bytes(operation.sector_count * SECTOR) if operation.is_hole else _data(seed, operation)
+    return bytes(disk)
+
+
+def _data(seed: int, operation: Operation) -> bytes:
+    sectors = range(operation.first_sector, operation.first_sector + operation.sector_count)
+    return b"".join(stamped(seed, operation.number, sector) for sector in sectors)
+
+
+def run(path: str, seed: int, region: range, count: int | None = None) -> None:
+    """Do the first ``count`` operations, or all until the disk fails, which raises OSError. With ``count`` an
+    fsync that fails is told (by -1) and tried again."""
     fallocate = CDLL(None, use_errno=True).fallocate64
     fallocate.argtypes = (c_int, c_int, c_int64, c_int64)
     file = os.open(path, os.O_RDWR)
-    for operation in operations(seed, region):
+    for operation in islice(operations(seed, region), count):
         offset, length = operation.first_sector * SECTOR, operation.sector_count * SECTOR
         if operation.is_hole:
             if fallocate(file, _PUNCH_HOLE, offset, length) != 0:
                 raise OSError(get_errno(), "fallocate")
         else:
-            sectors = range(operation.first_sector, operation.first_sector + operation.sector_count)
-            data = b"".join(stamped(seed, operation.number, sector) for sector in sectors)
-            assert os.pwrite(file, data, offset) == length
+            assert os.pwrite(file, _data(seed, operation), offset) == length
         if operation.is_synced:
-            os.fsync(file)
+            while True:
+                try:
+                    os.fsync(file)
+                    break
+                except OSError:
+                    if count is None:
+                        raise
+                    os.write(1, FAILED)
             os.write(1, operation.number.to_bytes(4, "big"))
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]), range(int(sys.argv[3]), int(sys.argv[4])))
+    path, *numbers = sys.argv[1:]
+    seed, first, end, *counts = map(int, numbers)
+    run(path, seed, range(first, end), *counts)

@@ -108,8 +108,12 @@ class Proxy:
             pass
         finally:
             for each in writers:
-                sock = each.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                try:
+                    sock = each.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                except OSError:
+                    # It was reset from the other side, and is closed already.
+                    pass
                 each.transport.abort()
             self._connections.discard(connection)
 
