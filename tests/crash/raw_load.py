@@ -8,6 +8,7 @@ import os
 import random
 import struct
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from ctypes import CDLL, c_int, c_int64, get_errno
@@ -161,6 +162,7 @@ def run(path: str, seed: int, region: range, count: int | None = None) -> None:
                     if count is None:
                         raise
                     os.write(1, FAILED)
+                    time.sleep(1)  # as somebody who tries again would
             os.write(1, operation.number.to_bytes(4, "big"))
 
 
