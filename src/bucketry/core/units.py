@@ -10,9 +10,11 @@ _SIZE = re.compile(r"^\s*(\d+)\s*(?:([kmgtpezy])(?:i?b)?|b)?\s*$", re.IGNORECASE
 
 
 def parse_size(text: str) -> int:
-    """Bytes in ``text``: a whole number with an optional suffix k m g t p e z y, of either case (``128K``, ``1T``).
+    """Bytes in ``text``: a whole number with an optional suffix k m g t p e z y, of either case (``128K``,
+    ``1T``).
 
-    ``KiB`` and ``KB`` are taken as ``K`` is: s3backer knows only powers of 1024. Raises Invalid for anything else.
+    ``KiB`` and ``KB`` are taken as ``K`` is: s3backer knows only powers of 1024. Raises Invalid for anything
+    else.
     """
     match = _SIZE.match(text)
     if match is None:
@@ -23,7 +25,8 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """``size_bytes`` for a person: ``0 B``, ``128 KiB``, ``1.5 GiB``; exact when it is a whole number of units."""
+    """``size_bytes`` for a person: ``0 B``, ``128 KiB``, ``1.5 GiB``; exact when it is a whole number of
+    units."""
     if size_bytes < 1024:
         return f"{size_bytes} B"
     power = min((size_bytes.bit_length() - 1) // 10, len(_SUFFIXES))

@@ -65,8 +65,17 @@ async def run(*argv: str | Path, cwd: Path | None = None) -> str:
     """Run a program and return what it says; CalledProcessError when it fails."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
+        # Closing descriptors in the child would flush a file on the mount, and this process, which has to
+        # answer that, stands still until the child has begun its program.
         done = await thread(
-            subprocess.run, argv, check=True, capture_output=True, text=True, env=environment, cwd=cwd
+            subprocess.run,
+            argv,
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=cwd,
+            close_fds=False,
         )
     except subprocess.CalledProcessError as problem:
         problem.add_note(problem.stderr)
