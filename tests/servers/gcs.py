@@ -1,4 +1,4 @@
-"""A stand-in for Google cloud storage: no emulator on PyPI serves the bucket client (docs/backends.md)."""
+"""A stand-in for Google cloud storage: no emulator on PyPI serves the bucket client (docs/buckets.md)."""
 
 import itertools
 import json
