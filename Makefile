@@ -65,7 +65,7 @@ check-lint:
 check-types:
 	@$(BIN)/mypy
 check-tests:
-	@$(BIN)/pytest --quiet -m 'not system'
+	@$(BIN)/pytest --quiet -m 'not system and not slow'
 
 .PHONY: format
 format: $(VENV)/stamp-check ## format the code and mend what can be mended by rule
@@ -97,6 +97,12 @@ SECONDS ?= 300
 .PHONY: outage
 outage: $(VENV)/stamp-check system-packages ## the bucket away for SECONDS=300 under load, in each way: 45 minutes
 	BUCKETRY_OUTAGE_SECONDS=$(SECONDS) $(BIN)/pytest tests/crash/test_outages.py $(ARGS)
+
+SEEDS ?= 1..1000
+
+.PHONY: sim
+sim: $(VENV)/stamp-check ## simulate machines under faults, on all processors: make sim SEEDS=1..10000
+	@$(BIN)/python -m bucketry.testing.simulation --seeds $(SEEDS) $(ARGS)
 
 # --- benchmarks ---------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ class Act(Enum):
     LONG_PAUSE = "stands still for longer than its lease"
     SHORT_CUT = "is cut off for less than its lease"
     LONG_CUT = "is cut off for longer than its lease"
+    LEASE_CUT = "cannot renew its lease, and reaches the blocks"
     CLOCK = "has its clock set"
     FORCE = "is taken over by force"
 
@@ -76,7 +77,7 @@ def draw(seed: int) -> Course:
     memory_blocks = random.choice([2, 4, 8, 16, 64])
     dirty_blocks = random.choice([1, memory_blocks // 2, memory_blocks])
     act_count = random.randint(1, 3)
-    acts = tuple(random.choices(list(Act), weights=[3, 3, 2, 1, 2, 1, 2, 1, 1], k=act_count))
+    acts = tuple(random.choices(list(Act), weights=[3, 3, 2, 1, 2, 1, 2, 2, 1, 1], k=act_count))
     if Act.FORCE in acts:
         acts = acts[: acts.index(Act.FORCE) + 1]  # two write for a while: nothing is certain afterwards
     linger = random.random() < 0.05

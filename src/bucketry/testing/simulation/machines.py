@@ -131,12 +131,14 @@ class Process:
         self.number = number
         self.name = f"{machine.name}/{number}"
         self.steps = 0
-        #: The step before which it crashes, if not None.
-        self.crash_at: int | None = None
+        self._interrupt_at = -1
+        self._interrupt: Callable[[], None] = self.crash
         #: What is told when it crashes.
         self.on_crash: Callable[[Process], None] | None = None
         self.has_crashed = False
         self.paused = False
+        #: Set when it pauses, or stops.
+        self.halted = asyncio.Event()
         #: When it last went on after a pause, by the loop's clock.
         self.resumed_at = 0.0
         #: Set when its program has ended, or it has crashed.
@@ -152,8 +154,12 @@ class Process:
     def run(self, program: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start its program."""
         task = self.machine.loop.create_task(program, context=self._context, name=self.name)
-        task.add_done_callback(lambda _: self.stopped.set(), context=copy_context())
+        task.add_done_callback(lambda _: self._stop(), context=copy_context())
         return task
+
+    def _stop(self) -> None:
+        self.stopped.set()
+        self.halted.set()
 
     def may_run(self, step: _Step) -> bool:
         """Called before each step; takes those that may not be run now."""
@@ -163,23 +169,29 @@ class Process:
             self._aside.append(step)
             return False
         self.steps += 1
-        if self.steps == self.crash_at:
-            self.crash()
-        if self.has_crashed:
+        if self.steps == self._interrupt_at:
+            self._interrupt()
+        if self.has_crashed or self.paused:
             self._aside.append(step)
             return False
         return True
+
+    def interrupt(self, steps: int, action: Callable[[], None]) -> None:
+        """Crash or pause it before the step that comes after so many others."""
+        self._interrupt_at = self.steps + 1 + steps
+        self._interrupt = action
 
     def crash(self) -> None:
         """Stop for good."""
         if not self.stopped.is_set():
             self.has_crashed = True
-            self.stopped.set()
+            self._stop()
             if self.on_crash is not None:
                 self.on_crash(self)
 
     def pause(self) -> None:
         self.paused = True
+        self.halted.set()
 
     def resume(self) -> None:
         if self.paused:

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Bucket
@@ -70,6 +70,7 @@ class World:
         self._cells = Cells(course.volume.block_size_bytes)
         self._waits = Waits(loop.time)
         self._faulty: list[tuple[Process, FaultyBucket]] = []
+        self._control: list[tuple[Process, FaultyBucket]] = []
         self._cut: set[SimulatedMachine] = set()
         self._calm = False
         self._last_number = 0
@@ -87,6 +88,11 @@ class World:
         if not self._failed.done():
             self.trace("", f"VIOLATION: {error}")
             self._failed.set_exception(error)
+
+    def _note_unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised, or nobody asked for an error: that is a bug wherever it is."""
+        error = context.get("exception") or RuntimeError(context["message"])
+        self.fail(error)
 
     def _changed(self, process: Process, key: str) -> None:
         try:
@@ -107,9 +113,8 @@ class World:
         """As ``assemble.open_place``, on the simulated network."""
         course, name = self.course, f"{process.name} {len(self._faulty)}"
         fence = Fence()
-        store = self._bucket(process, "blocks")
-        # What a bit that is wrong does to lease and token is for their own tests.
-        control_store = self._bucket(process, "control", undamaged=True)
+        store = self._bucket(process, is_control=False)
+        control_store = self._bucket(process, is_control=True)
         retry = course.retry
         bucket = Retrying(
             Limited(Metered(FencedBucket(store, fence), now=self._loop.time), course.limits),
@@ -123,16 +128,19 @@ class World:
         )
         return Place(bucket, control, fence, PREFIX, SALT, process)
 
-    def _bucket(self, process: Process, what: str, *, undamaged: bool = False) -> Bucket:
+    def _bucket(self, process: Process, *, is_control: bool) -> Bucket:
         rates = NO_FAULTS if self._calm else self.course.rates
-        if undamaged:
+        if is_control:
+            # What a bit that is wrong does to lease and token is for their own tests.
             rates = replace(rates, truncate=0.0, flip_bit=0.0)
         observed = Observed(MemoryBucket(self._store), lambda key: self._changed(process, key))
         faulty = FaultyBucket(
-            observed, rates=rates, seed=hash_of(f"{what} {self._seed} {process.name} {len(self._faulty)}")
+            observed, rates=rates, seed=hash_of(f"line {self._seed} {process.name} {len(self._faulty)}")
         )
         faulty.outage = process.machine in self._cut
         self._faulty.append((process, faulty))
+        if is_control:
+            self._control.append((process, faulty))
         return Line(faulty, self._network, process)
 
     def _asked(self, *, force: bool = False, read_only: bool = False) -> VolumeSettings:
@@ -266,6 +274,7 @@ class World:
 
     async def run(self) -> None:
         """The whole course. Raises Violation, or whatever else should not have been."""
+        self._loop.set_exception_handler(self._note_unhandled)
         await self._create()
         director = asyncio.ensure_future(self._direct())
         watchdog = asyncio.ensure_future(self._watch())
@@ -401,7 +410,7 @@ class World:
         self.events[act.value] += 1
         random, machine = self._random, writer.machine
         if act is Act.KILL or (act is Act.POWER and random.random() < 0.5):
-            writer.crash_at = writer.steps + int(10 ** random.uniform(0.0, 3.5))
+            writer.interrupt(self._some_steps(), writer.crash)
             if act is Act.POWER:
                 machine.boot += 1
                 machine.processes.clear()
@@ -412,19 +421,45 @@ class World:
                 machine.lose_power()
             case Act.SHORT_PAUSE | Act.LONG_PAUSE:
                 is_long = act is Act.LONG_PAUSE
-                await self._pause(writer, random.uniform(60, 300) if is_long else random.uniform(1, 25))
+                await self._pause(writer, self._long() if is_long else random.uniform(1, 25))
             case Act.SHORT_CUT | Act.LONG_CUT:
                 is_long = act is Act.LONG_CUT
-                await self._cut_off(machine, random.uniform(60, 300) if is_long else random.uniform(1, 25))
+                await self._cut_off(machine, self._long() if is_long else random.uniform(1, 25))
+            case Act.LEASE_CUT:
+                await self._cut_lease(writer, self._long())
             case Act.CLOCK:
                 machine.clock_ahead += timedelta(seconds=random.uniform(-7200, 7200))
 
+    def _some_steps(self) -> int:
+        """From the next step to as many as a process makes in a short life."""
+        return int(10 ** self._random.uniform(0.0, 3.5))
+
+    def _long(self) -> float:
+        """Seconds that a lease may not outlast."""
+        return self._random.choice([self._random.uniform(60, 100), self._random.uniform(60, 300)])
+
     async def _pause(self, process: Process, seconds: float) -> None:
+        if self._random.random() < 0.5:
+            process.pause()
+        else:
+            process.interrupt(self._some_steps(), process.pause)
+            await process.halted.wait()
         self.trace(process.name, f"stands still for {seconds:.0f} s")
-        process.pause()
         await asyncio.sleep(seconds)
         self.trace(process.name, "goes on")
         process.resume()
+
+    async def _cut_lease(self, process: Process, seconds: float) -> None:
+        self.trace(process.name, f"cannot renew its lease for {seconds:.0f} s")
+        self._waits.line_whole_since = float("inf")
+        ours = [control for owner, control in self._control if owner is process]
+        for control in ours:
+            control.outage = True
+        await asyncio.sleep(seconds)
+        for control in ours:
+            control.outage = False
+        self.trace(process.name, "can renew its lease again")
+        self._waits.line_whole_since = self._loop.time()
 
     async def _cut_off(self, machine: SimulatedMachine, seconds: float) -> None:
         self.trace(machine.name, f"is cut off for {seconds:.0f} s")
