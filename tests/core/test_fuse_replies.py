@@ -30,7 +30,7 @@ def test_what_matters_for_speed_is_negotiated() -> None:
     flags = low | high << 32
     assert flags == replies.WANTED
     assert flags & InitFlag.ASYNC_DIO
-    assert (readahead, background, congestion, write, pages) == (131072, 64, 48, 1 << 20, 256)
+    assert (readahead, background, congestion, write, pages) == (512 << 10, 64, 48, 1 << 20, 256)
 
 
 def test_only_what_the_kernel_offers_is_taken() -> None:

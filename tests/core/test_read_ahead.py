@@ -36,6 +36,36 @@ def test_random_reads_fetch_nothing() -> None:
     assert not any(ahead.note_read(n * 7919 % 10_000, n * 7919 % 10_000 + 1) for n in range(500))
 
 
+def test_reads_that_wait_close_to_each_other_fetch_what_is_around() -> None:
+    """Small files are read in another order than they lie: from the second wait on their area is fetched."""
+    waited_for = {400, 403}
+    ahead = ReadAhead(10_000, 64, lambda block: block in waited_for)
+    assert ahead.note_read(403, 404, waits=True) == []
+    assert ahead.note_read(400, 401, waits=True) == [401, 402, 404, 405, 406, 407]
+    assert (ahead.statistics().fetched_blocks, ahead.statistics().wasted_blocks) == (6, 0)
+
+
+def test_what_is_around_is_fetched_only_for_reads_that_wait() -> None:
+    """What is in memory is read without asking for its neighbours."""
+    ahead = ReadAhead(10_000, 64, nothing)
+    assert not any(ahead.note_read(block, block + 1) for block in (403, 400, 406, 402))
+
+
+def test_reads_that_wait_far_from_each_other_fetch_nothing() -> None:
+    """Random reads are charged for nothing but themselves."""
+    ahead = ReadAhead(100_000, 64, nothing)
+    assert not any(
+        ahead.note_read(n * 7919 % 100_000, n * 7919 % 100_000 + 1, waits=True) for n in range(500)
+    )
+
+
+def test_what_is_around_ends_with_the_disk() -> None:
+    """Nothing before the first block is fetched, and nothing beyond the last one."""
+    ahead = ReadAhead(10, 64, nothing)
+    ahead.note_read(9, 10, waits=True)
+    assert ahead.note_read(7, 8, waits=True) == [7, 8, 9]
+
+
 def test_small_reads_within_a_block_count_once() -> None:
     """Reading a block in pieces is one step of the stream, not many."""
     ahead = ReadAhead(1000, 8, nothing)

@@ -250,7 +250,8 @@ class BlockCache:
                 self._counts.read_misses += 1
                 parts.append(self._load(span.block, Priority.READ))
         if spans:
-            self._note_read(spans[0].block, spans[-1].block + 1)
+            waits = not all(isinstance(part, bytes) for part in parts)
+            self._note_read(spans[0].block, spans[-1].block + 1, waits=waits)
         return [
             part if isinstance(part, bytes) else await self._arrived(part, span)
             for part, span in zip(parts, spans, strict=True)
@@ -266,9 +267,9 @@ class BlockCache:
             return bytes(span.end - span.start)
         return memoryview(content)[span.start : span.end]
 
-    def _note_read(self, first: int, stop: int) -> None:
+    def _note_read(self, first: int, stop: int, *, waits: bool = False) -> None:
         self._last_read = stop - 1
-        for block in self._read_ahead.note_read(first, stop):
+        for block in self._read_ahead.note_read(first, stop, waits=waits):
             self._load(block, Priority.READ_AHEAD)
 
     def _is_known_or_coming(self, block: int) -> bool:
@@ -619,6 +620,7 @@ class BlockCache:
         if self._table.is_drained(epoch):
             return
         flush = _Flush(epoch, self._loop.create_future())
+        flush.done.add_done_callback(_mark_retrieved)
         self._flushes.append(flush)
         self._paused_until = 0.0  # somebody waits: try now
         self._pump()

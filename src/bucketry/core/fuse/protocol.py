@@ -122,6 +122,10 @@ FALLOC_ZERO_RANGE: Final = 0x10
 #: Bytes of one READ or WRITE: 256 pages of 4 KiB, the most that a kernel grants without a sysctl.
 REQUEST_BYTES_MAX: Final = 1 << 20
 PAGES_MAX: Final = 256
+#: How far ahead of a sequential reader the kernel reads, in one request, where it lets us say so. Its own 128
+#: KiB pay for each block's way through two processes; a request of 512 KiB pays once for four. With more the
+#: reader waits for the last of several blocks before it gets the first.
+READ_AHEAD_BYTES: Final = 512 << 10
 #: Asynchronous requests that the kernel keeps under way (12 by default): enough for 64 uncached reads to
 #: share one latency, 64 MiB of the largest. From three quarters on it calls the device congested, as it does
 #: by default.

@@ -86,7 +86,8 @@ def negotiate(init: Init) -> bytes:
     return protocol.INIT_OUT.pack(
         protocol.MAJOR,
         protocol.MINOR,
-        init.max_readahead,
+        # The kernel takes the smaller of this and what it has been set to.
+        protocol.READ_AHEAD_BYTES,
         flags & 0xFFFF_FFFF,
         protocol.BACKGROUND_MAX,
         protocol.CONGESTION_THRESHOLD,

@@ -55,7 +55,9 @@ class FuseSession:
         descriptor = mounting.mount(self._path, options, helper=self._helper)
         self._connection = Connection(descriptor, self._device, self._operations)
         mounted = find_mount(str(self._path))
-        self._device_number = None if mounted is None else mounted.device_number
+        if mounted is not None:
+            self._device_number = mounted.device_number
+            mounting.set_read_ahead(mounted.device_number)
 
     async def serve(self) -> None:
         """Answer until it is unmounted, from outside or by ``unmount``; then wait for changes under way. The
