@@ -46,10 +46,11 @@ class ReadAhead:
     #: Known blocks that are looked at in search of unknown ones, per step: a hole larger than that is passed
     #: in several steps.
     LOOK_MAX = 4096
-    #: Two reads so many blocks apart are close: a mebibyte at 128 KiB, what a directory of small files takes.
-    NEAR_BLOCKS = 8
-    #: Reads that waited are remembered so long: a filesystem alternates between inodes, directory and content.
-    LONE_MAX = 8
+    #: Two reads so many blocks apart are close: 2 MiB at 128 KiB, some directories of small files. Of what is
+    #: fetched for a cold tar of such files 93 % are used; with half as many it took half as long again.
+    NEAR_BLOCKS = 16
+    #: So many reads that waited are remembered: a filesystem alternates between inodes, directory, content.
+    LONE_MAX = 16
 
     def __init__(self, block_count: int, window_blocks_max: int, is_known: Callable[[int], bool]) -> None:
         self._block_count = block_count
