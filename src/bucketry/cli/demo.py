@@ -22,7 +22,6 @@ from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.core.units import format_size
 from bucketry.errors import BucketryError, Corrupt
-from bucketry.serve.figures import find_figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,11 +157,17 @@ class _Story:
             _command("stats", str(self._mount_point), "--json"), capture_output=True, text=True, check=True
         )
         statistics = json.loads(done.stdout)
-        for name, words in _FIGURES.items():
-            figure = find_figure(statistics, name)
-            if figure is not None:
-                shown = format_size(figure) if name.endswith("_bytes") else str(figure)
-                self._console.print(f"    {words}: {shown}")
+        for words, path in _FIGURES:
+            figure = statistics
+            for name in path.split("."):
+                figure = figure[name]
+            if path.endswith("bytes"):
+                shown = format_size(figure)
+            elif path.endswith("seconds"):
+                shown = f"{1000 * figure:.1f} ms"
+            else:
+                shown = str(figure)
+            self._console.print(f"    {words + ':':<32}{shown:>12}")
 
     def _run(self, *arguments: str) -> None:
         """A command as the user would type it, and its time."""
@@ -181,13 +186,18 @@ class _Story:
         self._console.print(f"[green]✓[/] {words} [dim]{time.monotonic() - began:.2f} s[/]", soft_wrap=True)
 
 
-#: What of the statistics is worth a line, in words.
-_FIGURES = {
-    "read_hit_count": "blocks read from memory",
-    "read_miss_count": "blocks read from the bucket",
-    "held_bytes": "in memory",
-    "allocated_bytes": "stored on the disk",
-}
+#: What of the statistics is worth a line, and where it is among them.
+_FIGURES = (
+    ("blocks that hold something", "disk.allocated_bytes"),
+    ("block reads from memory", "cache.read_hits"),
+    ("block reads that had to wait", "cache.read_misses"),
+    ("blocks fetched ahead of reads", "read_ahead.fetched_blocks"),
+    ("requests to the bucket: get", "bucket.metered.operations.get.succeeded"),
+    ("  bytes fetched", "bucket.metered.operations.get.bytes"),
+    ("  median time of one", "bucket.metered.operations.get.latency.p50_seconds"),
+    ("requests to the bucket: put", "bucket.metered.operations.put.succeeded"),
+    ("held in memory now", "cache.held_bytes"),
+)
 
 
 def _command(*arguments: str) -> list[str]:
