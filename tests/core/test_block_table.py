@@ -383,3 +383,16 @@ def test_a_version_is_due_when_its_timer_comes() -> None:
         table.write(1, 0, b"a" * BLOCK, since)
         work = table.next_work(since + delay, delay, BLOCK, 4, 4)
         assert [version.block for version in work.uploads] == [1]
+
+
+def test_a_zero_that_gets_bytes_makes_room_for_them() -> None:
+    """The limit holds also when a block that was only zeros is written into."""
+    table = BlockTable(BLOCK, ZeroMap(BLOCKS), 4 * ONE - 8, 4 * ONE - 8)
+    for block in range(3):
+        table.insert(block, b"c" * BLOCK)
+    table.write(8, 0, b"d" * BLOCK, 0.0)
+    table.zero(8, 0.0)
+    table.insert(3, b"c" * BLOCK)
+    table.write(8, 0, b"d", 0.0)
+    figures = table.statistics()
+    assert figures.held_bytes <= figures.held_bytes_max

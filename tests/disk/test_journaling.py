@@ -2,6 +2,7 @@
 belong."""
 
 import asyncio
+import errno
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
 from bucketry.errors import BucketryError, Mismatch, Unfinished
 from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
-from bucketry.testing.faulty_bucket import Fail, FaultyBucket
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket, FlipBit
 from bucketry.testing.memory_files import MemoryFiles
 from bucketry.testing.virtual_time import on_virtual_time
 
@@ -354,3 +355,38 @@ def _check(found: bytes, flushed: bytearray, maybe: list[tuple[int, bytes]]) -> 
     assert not wrong, (
         f"{len(wrong)} bytes from {wrong[0]} on are neither what was flushed nor what was written since"
     )
+
+
+@pytest.mark.logs("could not be emptied", "no journal any more", "given up", required=False)
+@on_virtual_time
+async def test_a_journal_that_could_not_be_emptied_does_not_keep_the_volume_shut() -> None:
+    """Everything was in the bucket and the volume was given back: what the journal still has is forgotten."""
+    world = await new_world()
+
+    def fail(operation: str, name: str) -> None:
+        raise OSError(errno.EIO, "on purpose")
+
+    async with world.opened() as disk:
+        await disk.write(BLOCK, b"a" * BLOCK)
+        await disk.flush()
+        world.files.fault = fail
+    async with world.opened() as disk:
+        assert bytes(await disk.read(BLOCK, BLOCK)) == b"a" * BLOCK
+        await disk.write(BLOCK, b"b" * BLOCK)
+        await disk.flush()
+    assert world.blocks() == {1: b"b" * BLOCK}
+
+
+@pytest.mark.logs("damaged block", required=False)
+@on_virtual_time
+async def test_closing_does_not_pass_over_a_block_that_could_not_be_read() -> None:
+    """A small write into a block that comes damaged when the disk is closed: it is read once more, and is in
+    the bucket in the end."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(BLOCK, b"o" * BLOCK)
+    async with world.opened() as disk:
+        await disk.extents(0, 1)
+        await disk.write(BLOCK, b"new")
+        world.faulty.plan(FlipBit(), operation="get", key="vol/00000001")
+    assert world.blocks() == {1: b"new" + b"o" * (BLOCK - 3)}

@@ -516,7 +516,7 @@ class BlockCache:
                 await self._drain(epoch)
                 await self._skip_in_journal(epoch)
             if had_aside or set_aside_count != self._table.set_aside_count:
-                await self._retry_aside()
+                await self._drain_all()
         except BucketryError:
             self._counts.flush_failures += 1
             raise
@@ -525,11 +525,11 @@ class BlockCache:
         """Wait until every write acknowledged before this call is in the bucket, journal or not."""
         self._check_open()
         await self.flush()
-        await self._drain(self._table.begin_flush())
+        await self._drain_all()
 
-    async def _retry_aside(self) -> None:
-        """What was set aside may have become readable: it is asked for once more, and the error told again if
-        not. What is not aside any more has joined a later epoch than its own."""
+    async def _drain_all(self) -> None:
+        """Wait until the bucket has everything. What was set aside is asked for once more, and the error told
+        again if it cannot be read; what is not aside any more has joined a later epoch than its own."""
         while True:
             set_aside_count = self._table.set_aside_count
             for block in self._table.aside_blocks():

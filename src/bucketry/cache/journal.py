@@ -453,7 +453,7 @@ class Journal:
                 self._free.append(name)
 
     async def skip(self, epoch: int) -> None:
-        """Everything up to ``epoch``, which is not in the journal, is in the bucket: forget all older ones,
+        """Everything up to ``epoch``, the last in the journal or not in it, is in the bucket: forget it all,
         durably. No later epoch may have been appended with success. Works on a broken journal too, if the
         disk lets it.
 
@@ -464,7 +464,7 @@ class Journal:
 
     async def _skip(self, epoch: int) -> None:
         async with self._lock:
-            assert epoch > self._tail.newest_epoch, "a skipped epoch is not in the journal"
+            assert epoch >= self._tail.newest_epoch, "no later epoch is in the journal"
             self._newest_asked = max(self._newest_asked, epoch)
             self.note_drained(epoch)
             if self._is_used:

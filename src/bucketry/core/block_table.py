@@ -309,6 +309,7 @@ class BlockTable:
             if newest.data is None:
                 newest.data = slot.data = bytearray(self.block_size_bytes)
                 self._dirty_bytes += self.block_size_bytes
+                self._evict()
             return newest
         held = slot.data
         if newest is None and type(held) is bytearray:
