@@ -27,7 +27,7 @@ from e2e.places import Place
 from e2e.program import ENVIRONMENT, Program, run_tool, wait_until
 from servers.proxy import Proxy
 
-OUTAGE_SECONDS = float(os.environ.get("BUCKETRY_OUTAGE_SECONDS", "2"))
+OUTAGE_SECONDS = float(os.environ.get("BUCKETRY_OUTAGE_SECONDS", "1"))
 pytestmark = [pytest.mark.system, pytest.mark.hangs_after(300 + 2 * OUTAGE_SECONDS)]
 
 SIZE = 64 << 20
@@ -236,7 +236,7 @@ def test_a_filesystem_whose_bucket_is_away(
     long it takes; with a journal fsyncs return though the bucket is away."""
     directory = tmp_path / "disk"
     archive = tmp_path / "archive"
-    files = untar_load.make_archive(archive, 100, random.Random(51))
+    files = untar_load.make_archive(archive, 60, random.Random(51))
     program.create(world.place, "128M")
     options = ["--mkfs", "ext4", f"--durability={durability}", f"--cache-dir={tmp_path / 'cache'}"]
     with program.mounted(world.place, directory, *options):
