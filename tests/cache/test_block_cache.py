@@ -613,9 +613,13 @@ async def test_a_flush_waits_for_what_was_set_aside_and_is_readable_again() -> N
         await settle()
         assert figure(cache, "aside_count") == 1
         layout.read_error = None
-        assert (await read(cache, 1)).startswith(b"new")
-        layout.commit_gate.open()
+        layout.read_gate.close()
+        reader = asyncio.create_task(read(cache, 1))
+        await settle()
+        layout.commit_gate.open()  # the flush's epoch ends, and just after it the read
+        layout.read_gate.open()
         await flush
+        assert (await reader).startswith(b"new")
         assert layout.blocks[1] == b"new" + block_of(7)[3:]
         assert figure(cache, "dirty_count") == 0
 
