@@ -13,6 +13,13 @@ T = TypeVar("T")
 
 #: prctl(2), since Linux 5.6.
 _PR_SET_IO_FLUSHER = 57
+#: mallopt(3)
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+#: Larger than a request of the kernel's and its block; much larger ones are rare, and given back.
+_MMAP_THRESHOLD_BYTES = 4 << 20
+#: So much stays for the next blocks.
+_TRIM_THRESHOLD_BYTES = 64 << 20
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -30,9 +37,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def settle_memory() -> None:
     """What is loaded now stays for ever: keep the garbage collector from walking through it again and
-    again."""
+    again. And keep the memory of blocks that come and go: the C library asks the kernel for each piece of 128
+    KiB and gives it back, and 32 page faults each time cost as much as all the rest of a write."""
     gc.collect()
     gc.freeze()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's; musl has none
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
 
 
 def become_io_flusher() -> None:
