@@ -286,9 +286,10 @@ class BlockTable:
             self.zeros.clear(block)
             if slot is None:
                 slot = self._slots[block] = Slot(block, None, None if is_zero_now else Ranges())
-        version = self._open_version(slot, now, copy=not whole)
-        assert version.data is not None
-        memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
+        version, has_data = self._open_version(slot, now, data if whole else None)
+        if not has_data:
+            assert version.data is not None
+            memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
         if version.changed is not None:
             if whole:
                 version.changed = None
@@ -300,25 +301,29 @@ class BlockTable:
                 slot.known = version.known = None
                 self._take_back(slot)
 
-    def _open_version(self, slot: Slot, now: float, *, copy: bool) -> Version:
-        """The version that a write goes into, with bytes of its own; those that were there before if
-        ``copy``."""
+    def _open_version(self, slot: Slot, now: float, whole: BytesLike | None) -> tuple[Version, bool]:
+        """The version that a write goes into, with bytes of its own: those that were there before. When the
+        write replaces the ``whole`` block they may be these at once; then the second value says so."""
         versions = slot.versions
         newest = versions[-1] if versions else None
         if newest is not None and self._is_open(newest):
             if newest.data is None:
-                newest.data = slot.data = bytearray(self.block_size_bytes)
+                newest.data = slot.data = bytearray(self.block_size_bytes if whole is None else whole)
                 self._dirty_bytes += self.block_size_bytes
                 self._evict()
-            return newest
+                return newest, whole is not None
+            return newest, False
         held = slot.data
+        has_data = False
         if newest is None and type(held) is bytearray:
             data = held  # nobody else has it
-        elif held is None or not copy:
-            data = bytearray(self.block_size_bytes)
+        elif whole is not None:
+            data = bytearray(whole)  # half the time of making room first and copying then
+            has_data = True
         else:
-            data = bytearray(held)
-        return self._add_version(slot, data, None if slot.known is None else slot.known.copy(), now)
+            data = bytearray(self.block_size_bytes if held is None else held)
+        version = self._add_version(slot, data, None if slot.known is None else slot.known.copy(), now)
+        return version, has_data
 
     def _add_version(self, slot: Slot, data: bytearray | None, known: Ranges | None, now: float) -> Version:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
