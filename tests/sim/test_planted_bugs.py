@@ -9,6 +9,7 @@ from bucketry.core import lease
 from bucketry.core.block_table import BlockTable, Epoch
 from bucketry.core.lease import Watch
 from bucketry.core.zero_map import ZeroMap
+from bucketry.disk import journaling
 from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.testing.simulation import simulate
 from sim.planting import Bug
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.hangs_after(300)]
 
 #: So many seeds are tried for each, from the one that found it when this was written: the way of a seed
 #: changes with the product.
-SEEDS_MAX = 100
+SEEDS_MAX = 300
 
 BUGS = [
     Bug(
@@ -33,6 +34,7 @@ BUGS = [
         "next_work",
         "epoch = self._epochs[0]",
         "epoch = next((one for one in reversed(self._epochs) if one.waiting), self._epochs[0])",
+        found_at=8,
     ),
     Bug(
         "a block rewritten during its upload is lost when that ends",
@@ -45,6 +47,7 @@ BUGS = [
         "        self._dirty_count -= 1\n"
         "        newer = None\n"
         "    if newer is not None:\n        if not ok:",
+        found_at=13,
     ),
     Bug(
         "a version is overwritten in place during its upload",
@@ -52,13 +55,15 @@ BUGS = [
         "_is_open",
         " and version.state is not _UPLOADING",
         "",
+        found_at=2,
     ),
     Bug(
         "a later epoch writes into the bytes of an older one",
         BlockTable,
         "_open_version",
-        "data = bytearray(held)",
-        "data = held if isinstance(held, bytearray) else bytearray(held)",
+        "data = bytearray(self.block_size_bytes if held is None else held)",
+        "data = held if type(held) is bytearray else bytearray(held or self.block_size_bytes)",
+        found_at=12,
     ),
     Bug(
         "what arrives from the bucket goes over newer bytes",
@@ -80,6 +85,7 @@ BUGS = [
         "insert",
         "slot.known is not None or (slot.versions and slot.versions[0].known is not None)",
         "slot.known is not None",
+        found_at=12,
     ),
     Bug(
         "what was read before an upload ended replaces what was uploaded",
@@ -87,6 +93,7 @@ BUGS = [
         "_read_current",
         "if block not in self._overtaken:",
         "if True:",
+        found_at=90,
     ),
     Bug(
         "the survey marks a block as zero that was written meanwhile",
@@ -94,6 +101,7 @@ BUGS = [
         "clear",
         "if self._candidates is not None:",
         "if False:",
+        found_at=6,
     ),
     Bug(
         "zeroing a block that is not in memory is only noted",
@@ -108,6 +116,7 @@ BUGS = [
         "finish",
         "if not ok and newer is None:",
         "if not ok and newer is None and version.data is not None:",
+        found_at=23,
     ),
     Bug(
         "a dirty block is evicted",
@@ -115,13 +124,15 @@ BUGS = [
         "_add_version",
         "if not versions and block in self._clean:",
         "if False:",
+        found_at=2,
     ),
     Bug(
         "a read returns bytes that change",
         BlockCache,
-        "read",
-        "parts.append(bytes(view))",
-        "parts.append(view)",
+        "_arrived",
+        "return bytes(view)",
+        "return view",
+        found_at=73,
     ),
     Bug(
         "a flush swallows the error",
@@ -129,6 +140,7 @@ BUGS = [
         "_fail_flushes",
         "flush.done.set_exception(error)",
         "flush.done.set_result(None)",
+        found_at=2,
     ),
     Bug(
         "a flush misses what was set aside and taken back",
@@ -136,6 +148,7 @@ BUGS = [
         "flush",
         "if had_aside or set_aside_count != self._table.set_aside_count:",
         "if self._table.aside_blocks():",
+        found_at=211,
     ),
     Bug(
         "who waits for room is not woken",
@@ -150,6 +163,7 @@ BUGS = [
         "_check_may_upload",
         "if self._failure is not None:",
         "if False:",
+        found_at=7,
     ),
     Bug(
         "a timer comes too early by rounding",
@@ -157,6 +171,7 @@ BUGS = [
         "next_work",
         "version.dirty_since + delay_seconds > now",
         "version.dirty_since > now - delay_seconds",
+        found_at=48,
     ),
     Bug(
         "closing does not wait for the uploads",
@@ -164,6 +179,7 @@ BUGS = [
         "close",
         "await self.drain()",
         "pass",
+        found_at=2,
     ),
     Bug(
         "a fenced holder goes on",
@@ -171,6 +187,7 @@ BUGS = [
         "check",
         "if self._check is not None:",
         "if False:",
+        found_at=10,
     ),
     Bug(
         "a holder stops when another may have the lease already",
@@ -178,6 +195,7 @@ BUGS = [
         "state",
         "< self._safe_seconds",
         "< 3 * self._safe_seconds",
+        found_at=241,
     ),
     Bug(
         "a lease is taken without watching it",
@@ -185,6 +203,7 @@ BUGS = [
         "claim",
         "return Claim.WATCH",
         "return Claim.TAKE",
+        found_at=2,
     ),
     Bug(
         "a conditional put takes its own success for a conflict",
@@ -192,6 +211,7 @@ BUGS = [
         "put",
         "if not answer_lost:",
         "if True:",
+        found_at=2,
     ),
     Bug(
         "a renewal takes its own predecessor for somebody else's",
@@ -199,6 +219,39 @@ BUGS = [
         "_replace",
         "self._etag = await self._find_ours()\n        else:",
         "raise\n        else:",
+        found_at=2,
+    ),
+    Bug(
+        "a flush does not wait for the journal",
+        BlockCache,
+        "_journaled",
+        "return await asyncio.shield(append)",
+        "return True",
+        found_at=389,
+    ),
+    Bug(
+        "a journal is replayed over what somebody else has written",
+        journaling,
+        "_identity",
+        "generation=str(generation)",
+        'generation="always the same"',
+        found_at=14,
+    ),
+    Bug(
+        "what was zeroed is not replayed",
+        BlockCache,
+        "_apply",
+        "await self.zero(block)",
+        "pass",
+        found_at=160,
+    ),
+    Bug(
+        "closing with a journal gives up what was set aside",
+        BlockCache,
+        "drain",
+        "await self._drain_all()",
+        "await self._drain(self._table.begin_flush())",
+        found_at=389,
     ),
 ]
 

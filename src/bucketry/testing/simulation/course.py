@@ -1,9 +1,11 @@
 """What happens in one simulation, drawn from its seed: the volume, the caches, the faults, the acts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from random import Random
 
+from bucketry.cache.journal import JOURNAL_BYTES_MIN
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.settings import CacheSettings, LimitSettings, RetrySettings, VolumeFormat
 from bucketry.testing.faulty_bucket import FaultRates
@@ -17,7 +19,7 @@ class Act(Enum):
     CLOSE = "closes"
     KILL = "is killed"
     POWER = "loses power"
-    SHORT_PAUSE = "stands still for less than its lease"
+    SHORT_PAUSE = "stands still for some seconds"
     LONG_PAUSE = "stands still for longer than its lease"
     SHORT_CUT = "is cut off for less than its lease"
     LONG_CUT = "is cut off for longer than its lease"
@@ -40,6 +42,16 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """The local disk of every machine: ``capacity_bytes`` of it, how often it fails to write, and how long it
+    takes."""
+
+    capacity_bytes: int | None
+    fail: float
+    delay_max_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
     """One simulation. ``successors``: for each act, whether somebody else tries to get the volume meanwhile.
     ``readers``: whether somebody attaches read-only meanwhile."""
@@ -54,6 +66,8 @@ class Course:
     successors: tuple[bool, ...]
     readers: tuple[bool, ...]
     linger: bool
+    #: None: a flush waits for the bucket.
+    journal: Journal | None
 
     @property
     def block_count(self) -> int:
@@ -81,7 +95,7 @@ def draw(seed: int) -> Course:
     if Act.FORCE in acts:
         acts = acts[: acts.index(Act.FORCE) + 1]  # two write for a while: nothing is certain afterwards
     linger = random.random() < 0.05
-    return Course(
+    course = Course(
         volume=VolumeFormat(
             size_bytes=block_count * BLOCK_SIZE_BYTES,
             block_size_bytes=BLOCK_SIZE_BYTES,
@@ -116,6 +130,31 @@ def draw(seed: int) -> Course:
         successors=tuple(random.random() < 0.5 for _ in acts),
         readers=tuple(random.random() < 0.2 for _ in acts),
         linger=linger,
+        journal=None,
+    )
+    return _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
+
+
+def _with_journal(course: Course, random: Random) -> Course:
+    """The same course, at times with a journal."""
+    if random.random() < 0.6:
+        return course
+    journal_bytes = random.choice([1, 1, 4]) * JOURNAL_BYTES_MIN
+    capacities = [None, None, None, journal_bytes // 2]
+    return replace(
+        course,
+        cache=replace(
+            course.cache,
+            durability="journal",
+            # Named, and never looked at: the journal's files are simulated.
+            cache_dir=Path("simulated"),
+            journal_bytes=journal_bytes,
+        ),
+        journal=Journal(
+            capacity_bytes=random.choice(capacities),
+            fail=random.choice([0.0, 0.0, 0.0, 0.02]),
+            delay_max_seconds=random.choice([0.0, 0.01, 1.0]),
+        ),
     )
 
 

@@ -74,19 +74,42 @@ class History:
         self.flushed = 0
         self.writes_begun = 0
         self.writes_under_way = 0
-        self._blocks: dict[int, list[_Cell]] = {}
+        #: Of the blocks that were touched.
+        self.cells_of: dict[int, list[_Cell]] = {}
         #: Blocks of which content and history say the same as when they were looked at: which F they allow.
         self._allowed: dict[int, tuple[Numbers, list[tuple[int, int]]]] = {}
 
     def _cells(self, block: int) -> list[_Cell]:
-        cells = self._blocks.get(block)
+        cells = self.cells_of.get(block)
         if cells is None:
             numbers = self.base.get(block) or (0,) * self.cell_count
-            cells = self._blocks[block] = [
+            cells = self.cells_of[block] = [
                 _Cell(Write(number, block, cell, cell + 1, 0, 0, [0] * self.cell_count))
                 for cell, number in enumerate(numbers)
             ]
         return cells
+
+    @classmethod
+    def recovered(
+        cls, before: "History", base: Mapping[int, Numbers], seen: Mapping[int, Numbers]
+    ) -> "History":
+        """That of a holder who has replayed a journal: ``before`` is the history of those writes, ``base``
+        what the bucket had, ``seen`` what is read now. What is replayed goes to the bucket as one epoch, the
+        first."""
+        history = cls(before.block_count, before.cell_count, {**base, **seen})
+        history.epoch, history.flushed = 2, 1
+        nothing = [0] * before.cell_count
+        for block, cells in before.cells_of.items():
+            old, new = (content.get(block) or tuple(nothing) for content in (base, seen))
+            history.cells_of[block] = twins = []
+            for index, cell in enumerate(cells):
+                twin = _Cell(Write(old[index], block, index, index + 1, 0, 0, nothing))
+                numbers = [version.number for version in cell.versions]
+                for number in [*numbers, new[index]]:
+                    twin.versions.append(Write(number, block, index, index + 1, 1, 1, nothing))
+                twin.done = len(twin.versions) - 1
+                twins.append(twin)
+        return history
 
     # -- what is done ----------------------------------------------------------------------------------------
 
@@ -110,7 +133,7 @@ class History:
         if ok:
             write.last_epoch = self.epoch
             for index in range(write.first, write.stop):
-                self._blocks[write.block][index].done = write.floor[index]
+                self.cells_of[write.block][index].done = write.floor[index]
 
     def begin_flush(self) -> int:
         """A flush is called: the number of the epoch that it ends."""
@@ -140,18 +163,21 @@ class History:
 
     # -- what the bucket holds -------------------------------------------------------------------------------
 
-    def check_order(self, content: Mapping[int, Numbers], *, aside: Collection[int] = ()) -> None:
+    def check_order(
+        self, content: Mapping[int, Numbers], *, flushed: int | None = None, aside: Collection[int] = ()
+    ) -> None:
         """The rule of order, for the whole content. Blocks that may have been set ``aside``, because they
-        were damaged when they were read, hold up no other: of them only that they have what was flushed."""
-        flushed = [(self.flushed, _NEVER)]
-        allowed, narrowest = flushed, -1
-        for block in self._blocks:
+        were damaged when they were read, hold up no other: of them only that they have what was flushed.
+        ``flushed``: up to which epoch, where not all that was flushed must be there."""
+        at_least = [(self.flushed if flushed is None else flushed, _NEVER)]
+        allowed, narrowest = at_least, -1
+        for block in self.cells_of:
             of_block = self._allowed_by(block, content.get(block) or (0,) * self.cell_count)
             is_aside = block in aside
-            narrowed = _intersect(flushed if is_aside else allowed, of_block)
+            narrowed = _intersect(at_least if is_aside else allowed, of_block)
             if not narrowed:
                 raise Violation(
-                    f"order: the bucket's block {block} ({show(content.get(block) or (0,))}) fits epochs "
+                    f"order: block {block} ({show(content.get(block) or (0,))}) fits epochs "
                     f"{_show(of_block)}, block {narrowest} {_show(allowed)}; epoch now {self.epoch}, "
                     f"flushed {self.flushed}"
                 )
@@ -185,14 +211,14 @@ class History:
         if known is not None and known[0] == numbers:
             return known[1]
         allowed = [(0, _NEVER)]
-        for cell, number in zip(self._blocks[block], numbers, strict=True):
+        for cell, number in zip(self.cells_of[block], numbers, strict=True):
             allowed = _intersect(allowed, _allowed_by(cell, number))
         self._allowed[block] = numbers, allowed
         return allowed
 
     def check_complete(self, content: Mapping[int, Numbers]) -> None:
         """The content has every write that has returned."""
-        for block, cells in self._blocks.items():
+        for block, cells in self.cells_of.items():
             numbers = content.get(block) or (0,) * self.cell_count
             for index, (cell, number) in enumerate(zip(cells, numbers, strict=True)):
                 wanted = [version.number for version in cell.versions[cell.done :]]

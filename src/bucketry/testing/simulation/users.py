@@ -223,7 +223,7 @@ class User:
         await self._waits.limited(at.process, f"flush of epoch {epoch}", CHANGE_SECONDS_MAX, at.disk.flush())
         self._trace(self._name, f"flush of epoch {epoch} is done")
         self._witness.flushed(at.session, epoch)
-        is_quiet = not under_way and begun == history.writes_begun
+        is_quiet = not under_way and begun == history.writes_begun and not at.session.journal
         check_statistics(at.disk, is_flushed=is_quiet)
 
     # -- looks -----------------------------------------------------------------------------------------------

@@ -32,6 +32,10 @@ class Session:
     #: The blocks when somebody else took the lease; None while it is ours, or was and is nobody's.
     content_at_end: dict[int, Numbers] | None = None
     released: bool = False
+    #: A flush waits for a journal, and the bucket may lack what was flushed.
+    journal: bool = False
+    #: Whose writes its journal has, until it is known what of them it has recovered.
+    recovers: "Session | None" = None
 
     @property
     def is_over(self) -> bool:
@@ -40,7 +44,8 @@ class Session:
 
 class Witness:
     """``trace`` is told what happens; ``now`` is the true time; ``damaged`` tells which
-    objects were ever damaged on their way to a process."""
+    objects were ever damaged on their way to a process, ``journal_of`` whose writes are in the journal that
+    a process finds on its machine (None: there are no journals)."""
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class Witness:
         *,
         now: Callable[[], float],
         damaged: Callable[[Process], Collection[str]],
+        journal_of: Callable[[Process], Session | None] | None,
         trace: Callable[[str, str], None],
     ) -> None:
         self._store = store
@@ -59,6 +65,7 @@ class Witness:
         self._cells = cells
         self._now = now
         self._damaged = damaged
+        self._journal_of = journal_of
         self._trace = trace
         #: What the blocks in the store decode to; absent ones are not in it.
         self.content: dict[int, Numbers] = {}
@@ -111,8 +118,9 @@ class Witness:
             session.released = True
             self._check_given_back(session)
             return
-        if session is not None and session.holder == lease.holder and session.epoch == lease.epoch:
-            return  # renewed
+        if session is not None and session.holder == lease.holder and session.epoch <= lease.epoch:
+            session.epoch = lease.epoch
+            return  # renewed, or counted up to disown a journal
         self._begin_session(process, lease.holder, lease.epoch)
 
     def _begin_session(self, process: Process, holder: Holder, epoch: int) -> None:
@@ -131,7 +139,39 @@ class Witness:
                 raise Violation(f"the lease's epoch went from {before.epoch} to {epoch}")
         self._trace(process.name, f"has the lease (epoch {epoch})")
         history = History(self._names.block_count, self._cells.count, self.content)
-        self.sessions.append(Session(process, holder, epoch, history, contested_until))
+        session = Session(process, holder, epoch, history, contested_until)
+        if self._journal_of is not None:
+            session.journal = True
+            session.recovers = self._to_recover(process)
+        self.sessions.append(session)
+
+    def _to_recover(self, process: Process) -> Session | None:
+        """The session whose journal may be replayed: nobody else has had the volume since."""
+        assert self._journal_of is not None
+        origin = self._journal_of(process)
+        if origin is None or origin.released:
+            return None
+        since = self.sessions[self.sessions.index(origin) + 1 :]
+        is_ours = all(one.process.machine is process.machine and not one.released for one in since)
+        return origin if is_ours else None
+
+    def may_replay(self, process: Process) -> bool:
+        """Whether the journal that a process finds may be replayed."""
+        return self._journal_of is not None and self._to_recover(process) is not None
+
+    def recovered(self, session: Session, seen: Mapping[int, Numbers]) -> None:
+        """A process that may have replayed a journal reads ``seen``. Raises Violation unless all that was
+        flushed is there, and what else there is fits."""
+        origin = session.recovers
+        assert origin is not None
+        session.recovers = None
+        if self.is_certain(session) and self.is_certain(origin):
+            keys = [*self._damaged(session.process), *self._damaged(origin.process)]
+            origin.history.check_order(seen, aside=self._blocks(keys))
+            for block, numbers in seen.items():
+                origin.history.check_block(block, numbers)
+        session.history = History.recovered(origin.history, session.history.base, seen)
+        self._check_order(session, self.content)
 
     def _check_given_back(self, session: Session) -> None:
         if self.is_certain(session):
@@ -171,7 +211,8 @@ class Witness:
         if session.process is not process:
             raise Violation(f"{process.name} wrote block {block} though {session.process.name} has the lease")
         if self.is_certain(session):
-            session.history.check_block(block, numbers)
+            origin = session.recovers
+            (session if origin is None else origin).history.check_block(block, numbers)
             self._check_order(session, self.content)
 
     def _decode(self, block: int, key: str) -> Numbers:
@@ -186,9 +227,13 @@ class Witness:
             raise Violation(f"block {block} in the store: {error}") from error
 
     def _check_order(self, session: Session, content: Mapping[int, Numbers]) -> None:
-        keys = self._damaged(session.process)
-        aside = {block for key in keys if (block := self._names.parse(key)) is not None}
-        session.history.check_order(content, aside=aside)
+        if session.recovers is not None or not self.is_certain(session):
+            return  # what is replayed is one epoch, and where that ends is not known yet
+        aside = self._blocks(self._damaged(session.process))
+        session.history.check_order(content, flushed=0 if session.journal else None, aside=aside)
+
+    def _blocks(self, keys: Collection[str]) -> set[int]:
+        return {block for key in keys if (block := self._names.parse(key)) is not None}
 
     # -- what processes believe ------------------------------------------------------------------------------
 

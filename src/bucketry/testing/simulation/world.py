@@ -27,17 +27,19 @@ from bucketry.core.names import BlockNames
 from bucketry.disk import lifecycle
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
-from bucketry.errors import BucketryError
+from bucketry.disk.lifecycle import Local
+from bucketry.errors import BucketryError, Closed, Fenced, Mismatch
 from bucketry.layout import volume as volumes
 from bucketry.settings import Secret, VolumeSettings
 from bucketry.testing.faulty_bucket import NO_FAULTS, FaultyBucket
-from bucketry.testing.simulation.cells import Cells
+from bucketry.testing.simulation.cells import Cells, Numbers
 from bucketry.testing.simulation.course import Act, Course
 from bucketry.testing.simulation.history import Violation
+from bucketry.testing.simulation.local_disk import LocalDisk
 from bucketry.testing.simulation.machines import Process, SimulatedMachine, SimulationLoop
 from bucketry.testing.simulation.network import Line, Network, Observed
 from bucketry.testing.simulation.users import READ_SECONDS_MAX, Attachment, User, Waits, check_statistics
-from bucketry.testing.simulation.witness import Witness
+from bucketry.testing.simulation.witness import Session, Witness
 
 _T = TypeVar("_T")
 
@@ -69,6 +71,12 @@ class World:
         self._geometry = Geometry(course.volume.size_bytes, course.volume.block_size_bytes)
         self._cells = Cells(course.volume.block_size_bytes)
         self._waits = Waits(loop.time)
+        #: The local disks; none when nobody has a journal.
+        self._disks: dict[SimulatedMachine, LocalDisk] = {}
+        if course.journal is not None:
+            for machine in self._machines:
+                random = Random(f"disk {seed} {machine.name}")  # noqa: S311 - to be repeated
+                self._disks[machine] = LocalDisk(course.journal, random)
         self._faulty: list[tuple[Process, FaultyBucket]] = []
         self._control: list[tuple[Process, FaultyBucket]] = []
         self._cut: set[SimulatedMachine] = set()
@@ -102,6 +110,9 @@ class World:
 
     def _damaged(self, process: Process) -> set[str]:
         return {key for reader, faulty in self._faulty if reader is process for key in faulty.damaged}
+
+    def _journal_of(self, process: Process) -> Session | None:
+        return self._disks[process.machine].origin
 
     def _next_number(self) -> int:
         self._last_number += 1
@@ -166,6 +177,8 @@ class World:
                 except BucketryError as error:
                     self.trace(process.name, f"ends with {type(error).__name__}: {error}")
                     self.events[type(error).__name__] += 1
+                    if isinstance(error, Mismatch):
+                        self._give_up_journal(process)
                     if attached.is_set():
                         if self.course.is_calm:
                             raise Violation(f"{process.name} failed without a cause: {error}") from error
@@ -184,10 +197,15 @@ class World:
             self.course.cache,
             offload=self._offload,
             uploads_max=max(1, self.course.limits.requests_max * 3 // 4),
+            local=self._local(process),
         ) as disk:
-            assert isinstance(disk, Disk)
             session = self._witness.session_of(process)
             assert session is not None, "who is attached has the lease"
+            if session.recovers is not None:
+                self.events["journals taken over"] += 1
+                self._witness.recovered(session, await self._read_all(disk))
+            if self._disks:
+                self._disks[process.machine].origin = session
             attached.set()
             self.events["attachments"] += 1
             self.trace(process.name, "is attached")
@@ -203,6 +221,35 @@ class World:
             raise Violation(f"{process.name} closed, and the lease was not given back")
         self.trace(process.name, "has closed")
         self.events["closed"] += 1
+
+    def _local(self, process: Process) -> Local | None:
+        if not self._disks:
+            return None
+        disk = self._disks[process.machine]
+        return Local(lambda: disk.open(process), disk.offload)
+
+    def _give_up_journal(self, process: Process) -> None:
+        """It was refused: somebody else has had the volume since. Whose it is decides to do without it."""
+        assert self.course.journal is not None
+        # One that could not be emptied at a clean end may be refused: everything is in the bucket.
+        if self._witness.may_replay(process) and not self.course.journal.fail:
+            raise Violation(f"{process.name}: a journal was refused that nobody has come between")
+        self.events["journals refused"] += 1
+        self._disks[process.machine].lose()
+
+    async def _read_all(self, disk: Disk) -> dict[int, Numbers]:
+        """What a disk holds, as long as it takes."""
+        size = self._geometry.block_size_bytes
+        seen: dict[int, Numbers] = {}
+        while len(seen) < self._geometry.block_count:
+            block = len(seen)
+            try:
+                seen[block] = self._cells.numbers(0, await disk.read(block * size, size))
+            except (Fenced, Closed):
+                raise
+            except BucketryError:
+                await asyncio.sleep(1.0)
+        return seen
 
     async def _use(self, user: User, attachment: Attachment) -> None:
         try:
@@ -233,9 +280,9 @@ class World:
                 at.process, f"read of {block}", READ_SECONDS_MAX, at.disk.read(block * size, size)
             )
             at.session.history.check_read(reading, self._cells.numbers(0, data))
-        if before != self._witness.content:
+        if before != self._witness.content and not at.session.journal:
             raise Violation("reading changed the store")
-        check_statistics(at.disk, is_flushed=True)
+        check_statistics(at.disk, is_flushed=not at.session.journal)
 
     async def _read_for_a_while(self, process: Process) -> None:
         """The program of a process that attaches read-only."""
@@ -323,6 +370,7 @@ class World:
             self._cells,
             now=self._loop.time,
             damaged=self._damaged,
+            journal_of=None if self.course.journal is None else self._journal_of,
             trace=self.trace,
         )
         self._witness.is_order_promised = not self.course.linger
@@ -410,18 +458,15 @@ class World:
         self.events[act.value] += 1
         random, machine = self._random, writer.machine
         if act is Act.KILL or (act is Act.POWER and random.random() < 0.5):
-            writer.interrupt(self._some_steps(), writer.crash)
-            if act is Act.POWER:
-                machine.boot += 1
-                machine.processes.clear()
+            writer.interrupt(self._some_steps(), lambda: self._strike(act, writer))
             return
         await asyncio.sleep(random.expovariate(1.0) * self.course.users.pause_max_seconds)
         match act:
             case Act.POWER:
-                machine.lose_power()
+                self._strike(act, writer)
             case Act.SHORT_PAUSE | Act.LONG_PAUSE:
                 is_long = act is Act.LONG_PAUSE
-                await self._pause(writer, self._long() if is_long else random.uniform(1, 25))
+                await self._pause(writer, self._long() if is_long else random.uniform(1, 12))
             case Act.SHORT_CUT | Act.LONG_CUT:
                 is_long = act is Act.LONG_CUT
                 await self._cut_off(machine, self._long() if is_long else random.uniform(1, 25))
@@ -429,6 +474,19 @@ class World:
                 await self._cut_lease(writer, self._long())
             case Act.CLOCK:
                 machine.clock_ahead += timedelta(seconds=random.uniform(-7200, 7200))
+
+    def _strike(self, act: Act, process: Process) -> None:
+        if act is Act.KILL:
+            process.crash()
+            return
+        process.machine.lose_power()
+        if self._disks:
+            disk = self._disks[process.machine]
+            if self._random.random() < 0.3:
+                self.events["local disks lost"] += 1
+                disk.lose()
+            else:
+                disk.lose_power()
 
     def _some_steps(self) -> int:
         """From the next step to as many as a process makes in a short life."""
