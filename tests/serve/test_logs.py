@@ -99,7 +99,7 @@ def test_a_flood_is_cut_and_counted() -> None:
     gate = logs.FloodGate()
 
     def said(text: str, seconds: float, *args: object) -> str | None:
-        record = logging.LogRecord("bucketry.x", logging.WARNING, "x.py", 1, text, args, None)
+        record = logging.LogRecord("bucketry.bucket.retrying", logging.WARNING, "x.py", 1, text, args, None)
         record.created = seconds
         return record.getMessage() if gate.filter(record) else None
 
@@ -110,3 +110,18 @@ def test_a_flood_is_cut_and_counted() -> None:
         said("put %d failed", logs.FLOOD_SECONDS + 1, 50) == "put 50 failed (45 more like this were left out)"
     )
     assert said("put %d failed", logs.FLOOD_SECONDS + 2, 51) == "put 51 failed"
+
+
+def test_nothing_that_is_named_once_is_left_out() -> None:
+    """A hundred damaged blocks are a hundred lines; the same one a hundred times is not."""
+    gate = logs.FloodGate()
+
+    def passes(number: int) -> bool:
+        record = logging.LogRecord(
+            "bucketry.serve.fuse.connection", logging.WARNING, "x.py", 1, "FUSE read: %s", (number,), None
+        )
+        record.created = 1.0
+        return gate.filter(record)
+
+    assert all(passes(number) for number in range(100))
+    assert sum(passes(7) for _ in range(100)) == logs.FLOOD_LINES - 1

@@ -19,6 +19,10 @@ DEFAULT_LOG_BYTES_MAX = 1 << 20
 #: otherwise, hundreds in a minute. The next one says how many were left out.
 FLOOD_LINES = 5
 FLOOD_SECONDS = 10.0
+#: Loggers whose messages differ in nothing but the request.
+_REPEATING = frozenset({"bucketry.bucket.retrying"})
+#: Kinds that are remembered; more than that at once are no flood of one.
+_KINDS_MAX = 1000
 
 
 def open_log_file(path: Path, *, rotate: bool = False) -> int:
@@ -79,9 +83,13 @@ class _Formatter(logging.Formatter):
 
 
 class FloodGate(logging.Filter):
-    """Lets through FLOOD_LINES records of a kind (same logger, level and text before its figures are put in)
-    in FLOOD_SECONDS, and tells with the next one how many were left out. Errors that are said once are never
-    left out."""
+    """Lets through FLOOD_LINES records of a kind in FLOOD_SECONDS, and tells with the next one how many were
+    left out.
+
+    What says nothing new but which request it was (the retries of an outage) is one kind for each text before
+    its figures are put in; everything else is one kind for each text as it would be written, so that no
+    object that is damaged goes unnamed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +97,8 @@ class FloodGate(logging.Filter):
         self._windows: dict[tuple[str, int, str], tuple[float, int, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = (record.name, record.levelno, str(record.msg))
+        text = str(record.msg) if record.name in _REPEATING else record.getMessage()
+        kind = (record.name, record.levelno, text)
         began, passed, left_out = self._windows.get(kind, (record.created, 0, 0))
         if record.created - began >= FLOOD_SECONDS:
             began, passed = record.created, 0
@@ -99,5 +108,7 @@ class FloodGate(logging.Filter):
         if left_out:
             record.msg = f"{record.getMessage()} ({left_out} more like this were left out)"
             record.args = ()
+        if len(self._windows) >= _KINDS_MAX:
+            self._windows.clear()
         self._windows[kind] = (began, passed + 1, 0)
         return True
