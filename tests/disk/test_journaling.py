@@ -12,7 +12,8 @@ import pytest
 from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
-from bucketry.core.lease import Holder
+from bucketry.core import lease as rules
+from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
 from bucketry.disk.disk import Disk
@@ -26,6 +27,8 @@ from bucketry.testing.memory_files import MemoryFiles
 from bucketry.testing.virtual_time import on_virtual_time
 
 BLOCK = 512
+TIME = "2026-11-21T19:38:00Z"
+ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
 BLOCKS = 16
 FORMAT = VolumeFormat(size_bytes=BLOCKS * BLOCK, block_size_bytes=BLOCK)
 JOURNAL_BYTES = 1 << 20
@@ -75,9 +78,12 @@ class World:
         }
 
     @asynccontextmanager
-    async def opened(self, *, force: bool = False, journal_bytes: int = JOURNAL_BYTES) -> AsyncIterator[Disk]:
+    async def opened(
+        self, *, force: bool = False, journal_bytes: int = JOURNAL_BYTES, dirty_max_bytes: int = 1 << 20
+    ) -> AsyncIterator[Disk]:
         settings = CacheSettings(
             memory_bytes=1 << 20,
+            dirty_max_bytes=dirty_max_bytes,
             write_delay_seconds=3600.0,
             durability="journal",
             cache_dir="/nowhere",  # type: ignore[arg-type]
@@ -390,3 +396,32 @@ async def test_closing_does_not_pass_over_a_block_that_could_not_be_read() -> No
         await disk.write(BLOCK, b"new")
         world.faulty.plan(FlipBit(), operation="get", key="vol/00000001")
     assert world.blocks() == {1: b"new" + b"o" * (BLOCK - 3)}
+
+
+@pytest.mark.logs("somebody else has taken", "damaged", required=False)
+@on_virtual_time
+async def test_who_loses_the_volume_while_he_replays_is_told() -> None:
+    """The replay waits for room, which does not come any more."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        for block in range(4):
+            await disk.write(block * BLOCK, b"a" * BLOCK)
+        await disk.flush()
+
+    async def attach() -> None:
+        async with world.opened(dirty_max_bytes=1):
+            raise AssertionError("the replay cannot have ended")
+
+    hold = world.faulty.hold(operation="put", key="vol/00000000")
+    attaching = asyncio.create_task(attach())
+    await hold.wait_arrived()
+    world.store.objects["vol/" + LEASE_NAME] = (
+        await world.faulty.head("vol/" + SUPERBLOCK_NAME),
+        rules.encode(Lease(epoch=9, holder=ELSEWHERE, taken=TIME, renewed=TIME)),
+    )
+    await asyncio.sleep(2 * rules.RENEW_SECONDS)
+    hold.release()
+    with pytest.raises(BucketryError, match="somebody else has taken"):
+        async with asyncio.timeout(100.0):
+            await attaching

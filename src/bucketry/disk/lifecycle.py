@@ -138,10 +138,12 @@ async def _attached(
             cache = BlockCache(
                 layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber, zeros=zeros
             )
+        disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
+        if keeper.is_lost:
+            keeper.check()  # before there was a disk to be told
         async with _running(cache):
             if attached is not None and (replayed_bytes := await cache.recover(attached.epochs)):
                 _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
-            disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
             yield disk
         if attached is not None:
             await attached.empty()
