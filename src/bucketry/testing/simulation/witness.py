@@ -211,8 +211,8 @@ class Witness:
         if session.process is not process:
             raise Violation(f"{process.name} wrote block {block} though {session.process.name} has the lease")
         if self.is_certain(session):
-            origin = session.recovers
-            (session if origin is None else origin).history.check_block(block, numbers)
+            if session.recovers is None:
+                session.history.check_block(block, numbers)
             self._check_order(session, self.content)
 
     def _decode(self, block: int, key: str) -> Numbers:

@@ -466,7 +466,7 @@ class World:
                 self._strike(act, writer)
             case Act.SHORT_PAUSE | Act.LONG_PAUSE:
                 is_long = act is Act.LONG_PAUSE
-                await self._pause(writer, self._long() if is_long else random.uniform(1, 12))
+                await self._pause(writer, self._long() if is_long else random.uniform(1, 6))
             case Act.SHORT_CUT | Act.LONG_CUT:
                 is_long = act is Act.LONG_CUT
                 await self._cut_off(machine, self._long() if is_long else random.uniform(1, 25))
