@@ -122,6 +122,7 @@ class History:
         write.floor = [
             len(cell.versions) - 1 if first <= index < stop else cell.done for index, cell in enumerate(cells)
         ]
+        self._allowed.pop(block, None)
         self.writes_begun += 1
         self.writes_under_way += 1
         return write
