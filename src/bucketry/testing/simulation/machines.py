@@ -17,6 +17,8 @@ from weakref import WeakSet
 from bucketry.core.lease import Holder
 from bucketry.testing.virtual_time import VirtualTimeLoop
 
+#: A process makes some ten thousand in its life. Who asks again and again without time passing would not end.
+STEPS_MAX = 500_000
 #: When the clocks of all machines start; the time for people is this and the loop's.
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -169,6 +171,9 @@ class Process:
             self._aside.append(step)
             return False
         self.steps += 1
+        if self.steps > STEPS_MAX:
+            self.crash()
+            raise RuntimeError(f"{self.name} runs in circles: it has made {STEPS_MAX} steps")
         if self.steps == self._interrupt_at:
             self._interrupt()
         if self.has_crashed or self.paused:
