@@ -53,6 +53,8 @@ _CONTROL_BUDGET_SECONDS = 8.0
 #: long again, and faults make him try anew.
 _ATTACH_SECONDS_MAX = 40 * DURATION_SECONDS
 _WATCHDOG_SECONDS = 60.0
+#: After so many attempts somebody unlocks the volume, where that may be needed.
+_PATIENCE = 20
 
 
 class World:
@@ -169,7 +171,12 @@ class World:
         """The program of a process that tries until it has the volume, works on it and closes it."""
         dice = Random(f"process {self._seed} {process.name}")  # noqa: S311
         try:
+            attempts = 0
             while not attached.is_set():
+                attempts += 1
+                # A mount token whose put arrived late, after it had been deleted, is nobody's: who knows that
+                # unlocks the volume.
+                force = force or (self.course.linger and attempts > _PATIENCE)
                 try:
                     if force:
                         self._witness.forced.add(process)
