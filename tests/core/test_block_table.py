@@ -262,7 +262,9 @@ class Model:
         self.during[epoch][block].add(data)
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize(
+    "seed", [*range(80), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(80, 150))]
+)
 def test_random_histories(seed: int) -> None:
     """Random inserts, writes, zeroes, flushes and uploads that fail or not: at every step the content is the
     model's, the byte counts are right, the limits hold, and the bucket is the disk at some flush plus some

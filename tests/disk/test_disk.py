@@ -125,7 +125,9 @@ async def test_a_later_write_does_not_change_what_was_read() -> None:
         assert bytes(seen) == b"before"
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize(
+    "seed", [*range(15), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(15, 30))]
+)
 async def test_random_operations_agree_with_an_array_of_bytes(seed: int) -> None:
     """Random reads, writes, zeroes, trims and flushes at random offsets, one after another, over a small
     cache that evicts and uploads all the time; at the end the bucket alone holds the same bytes."""
@@ -161,7 +163,9 @@ async def test_random_operations_agree_with_an_array_of_bytes(seed: int) -> None
     assert b"".join(layout.blocks.get(n, bytes(BLOCK)) for n in range(BLOCKS)) == model
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 20))]
+)
 async def test_concurrent_operations_agree_with_an_array_of_bytes(seed: int) -> None:
     """Eight users at once, each with every eighth 37 bytes of the disk to itself, so that blocks are shared
     and bytes are not: each always reads what it wrote last."""

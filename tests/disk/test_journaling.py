@@ -287,7 +287,9 @@ async def test_a_broken_journal_is_given_up_and_nothing_is_lost(operation: str) 
     assert world.blocks()[0][:14] == b"and once more!"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 40))]
+)
 @on_virtual_time
 async def test_random_kills_and_power_cuts(seed: int) -> None:
     """Random writes, zeroes and flushes, the bucket away now and then, and at the end of each round a clean
