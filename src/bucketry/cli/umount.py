@@ -50,10 +50,7 @@ def umount(directory: Path, timeout: float | None) -> None:
 
 
 def _gone(mount_point: str) -> str:
-    return (
-        f"the process that served {mount_point} had gone; unmounted; "
-        "what it had not flushed to the bucket is lost"
-    )
+    return f"the process that served {mount_point} had gone; unmounted; what it had not flushed is lost"
 
 
 def _take_away_orphan(mount_point: str) -> None:
