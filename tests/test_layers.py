@@ -18,6 +18,7 @@ PACKAGE = "bucketry"
 #: From left to right. Rooms in one line may not import each other.
 ORDER = (
     ("errors",),
+    ("errnos",),
     ("settings",),
     ("core",),
     ("bucket",),

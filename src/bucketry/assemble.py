@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from bucketry.bucket.connect import connect
 from bucketry.bucket.fenced import Fence, FencedBucket
-from bucketry.bucket.limited import Limited
 from bucketry.bucket.location import parse_url
 from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
+from bucketry.bucket.stack import layered, locate
 from bucketry.cache.journal_files import DirectoryFiles
 from bucketry.codec.offload import Threads
 from bucketry.core.geometry import Geometry
@@ -36,13 +36,10 @@ _CACHE_THREADS = 4
 async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     """The bucket at ``settings.url``, retrying, limited and metered, and the prefix in it. No request is
     sent."""
-    location = parse_url(settings.url)
-    if settings.prefix is not None:
-        location = replace(location, prefix=settings.prefix)
-    store = connect(settings)
+    location = locate(settings)
     fence = Fence()
-    metered = Metered(store)
-    bucket = Retrying(Limited(FencedBucket(metered, fence), settings.limits), settings.retry)
+    metered = Metered(connect(settings))
+    bucket = layered(FencedBucket(metered, fence), settings)
     # Lease and token are a few requests that must not wait behind others, nor for long.
     control = Retrying(
         metered,

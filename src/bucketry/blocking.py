@@ -19,7 +19,7 @@ from bucketry.assemble import create_volume, open_disk
 from bucketry.bucket.interface import BytesLike
 from bucketry.disk.interface import Device
 from bucketry.errors import BucketryError, Invalid
-from bucketry.serve.errnos import errno_of
+from bucketry.errnos import errno_of
 from bucketry.serve.event_loop import run
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 

@@ -23,7 +23,7 @@
 
 The message is one line for a person and names the thing (bucket, key, option). Secrets never enter it.
 Translation happens once at each border, by a table: client exceptions to these in ``bucket/``, these to errno
-in ``serve/``, these to exit codes in ``cli/``.
+in ``errnos``, these to exit codes in ``cli/``.
 """
 
 

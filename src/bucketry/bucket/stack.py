@@ -1,0 +1,42 @@
+"""The bucket as everything above uses it: the store, and its wrappers in their order.
+
+::
+
+    Retrying → Limited → … → Metered → the store
+
+Retries come first, so that an attempt that waits for its next try holds no slot; the meter comes last, so that
+it counts what the store counts.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from bucketry.bucket.connect import connect
+from bucketry.bucket.interface import Bucket
+from bucketry.bucket.limited import Limited
+from bucketry.bucket.location import Location, parse_url
+from bucketry.bucket.metered import Metered
+from bucketry.bucket.retrying import Retrying
+from bucketry.settings import BucketSettings
+
+
+def locate(settings: BucketSettings) -> Location:
+    """Where the bucket is, with the prefix that the settings say in place of the URL's. Raises Invalid."""
+    location = parse_url(settings.url)
+    return location if settings.prefix is None else replace(location, prefix=settings.prefix)
+
+
+def layered(store: Bucket, settings: BucketSettings) -> Bucket:
+    """``store`` within the limits and with the retries of ``settings``. Closing it closes the store."""
+    return Retrying(Limited(store, settings.limits), settings.retry)
+
+
+def stacked(
+    settings: BucketSettings, *, wrap: Callable[[Bucket], Bucket] | None = None
+) -> tuple[Bucket, str]:
+    """The bucket at ``settings.url``, retrying, limited and metered, and the prefix of the keys in it. No
+    request is sent. ``wrap`` puts a wrapper of the caller's right above the store, below the meter: faults on
+    purpose, which count and are retried like the store's own. Raises what ``connect`` raises."""
+    location = locate(settings)
+    store = connect(settings)
+    return layered(Metered(store if wrap is None else wrap(store)), settings), location.prefix
