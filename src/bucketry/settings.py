@@ -5,8 +5,11 @@ to this process.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from bucketry.errors import Invalid
 
@@ -80,6 +83,20 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemporaryKeys:
+    """Keys that a program gets from somewhere by itself."""
+
+    access_id: str
+    access_key: Secret
+    session_token: Secret | None = None
+    #: Aware of its time zone; None: they never expire.
+    expires: datetime | None = None
+
+
+CredentialProvider: TypeAlias = Callable[[], TemporaryKeys]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BucketSettings:
     """Where the bucket is and how to talk to it."""
 
@@ -98,6 +115,10 @@ class BucketSettings:
     access_id: str | None = None
     #: The key itself, with access_id; for programs that have it from elsewhere than a file.
     access_key: Secret | None = None
+    #: What belongs to that key when it is a temporary one (S3).
+    session_token: Secret | None = None
+    #: Asked for keys whenever those that it gave last are about to expire (S3); in place of all others.
+    credential_provider: CredentialProvider | None = field(default=None, repr=False)
     profile: str | None = None
     #: "AES256" or "aws:kms".
     sse: str | None = None

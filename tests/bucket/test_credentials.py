@@ -1,10 +1,13 @@
 """Who we are to S3: where credentials are looked for, in which order, and what the requests then carry."""
 
+import asyncio
 import json
 import os
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,8 @@ from bucketry.bucket.credentials import (
     read_access_file,
     read_profile,
 )
-from bucketry.errors import BucketryError, Denied, Invalid, Unavailable, Unsupported
-from bucketry.settings import BucketSettings, Secret
+from bucketry.errors import BucketryError, Denied, Invalid, NotFound, Unavailable, Unsupported
+from bucketry.settings import BucketSettings, Secret, TemporaryKeys
 from servers.loopback import Answer, Loopback, Request, make_certificate, serve
 
 _FAR_FUTURE = "2100-01-01T00:00:00Z"
@@ -371,3 +374,44 @@ async def test_metadata_service_that_refuses(
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.endpoint}/credentials")
         with pytest.raises(kind):
             await _authorization(server)
+
+
+# Temporary keys that a program brings itself.
+
+
+def test_keys_with_their_session_token() -> None:
+    """A session token goes with the given keys, and means nothing without them."""
+    keys = {"access_id": "id", "access_key": Secret("k")}
+    assert _find(session_token=Secret("t"), **keys) == Keys("id", Secret("k"), Secret("t"))
+    with pytest.raises(Invalid, match="session token without"):
+        _find(session_token=Secret("t"))
+    with pytest.raises(Invalid, match="means nothing"):
+        connect(BucketSettings(url="memory://here", session_token=Secret("t")))
+
+
+async def test_a_provider_is_asked_again_when_its_keys_expire() -> None:
+    """What expires within moments is asked for again and again; what does not, once."""
+    expiring = [TemporaryKeys(access_id=f"ID{n}", access_key=Secret("geheim")) for n in range(3)]
+    asked: list[str] = []
+
+    def provider() -> TemporaryKeys:
+        keys = expiring[len(asked)]
+        asked.append(keys.access_id)
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        return replace(keys, session_token=Secret("token"), expires=soon if len(asked) < 3 else None)
+
+    with serve(lambda request: Answer(404)) as server:
+        bucket = connect(
+            BucketSettings(url="s3://bucket", endpoint=server.endpoint, credential_provider=provider)
+        )
+        # The client asks at most ten times a second, however soon they expire.
+        while len(asked) < 3 or len(server.requests) < 10:
+            with pytest.raises(NotFound):
+                await bucket.head("key")
+            await asyncio.sleep(0.02)
+        await bucket.close()
+    assert asked == ["ID0", "ID1", "ID2"]
+    signed = [request.headers["authorization"].partition("Credential=")[2][:3] for request in server.requests]
+    assert signed == sorted(signed)
+    assert set(signed) == {"ID0", "ID1", "ID2"}
+    assert {request.headers["x-amz-security-token"] for request in server.requests} == {"token"}

@@ -79,6 +79,8 @@ def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
         "path style": settings.path_style,
         "a profile": settings.profile,
         "server-side encryption": settings.sse or settings.sse_key_id,
+        "a session token": settings.session_token,
+        "a credential provider": settings.credential_provider,
     }
     if location.scheme in ("file", "memory"):
         given |= {
@@ -95,7 +97,7 @@ def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
 def _s3_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> S3Store:
     # An access file, or no credentials at all, leaves nothing that a profile would be read for.
     needs_profile = settings.profile is not None or not (
-        settings.anonymous or settings.access_file or settings.access_key
+        settings.anonymous or settings.access_file or settings.access_key or settings.credential_provider
     )
     profile = read_profile(settings, environment) if needs_profile else None
     in_profile = profile.get if profile is not None else lambda _: None

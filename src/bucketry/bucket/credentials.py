@@ -1,9 +1,9 @@
 """Who we are to S3: the places where credentials are looked for, in their order.
 
-1. ``anonymous``; 2. keys or an access file given by the caller; 3. a profile given by the caller; 4. the
-environment's keys; 5. the environment's web identity; 6. the profile ``AWS_PROFILE`` or ``default``; 7. the
-container's credentials; 8. the instance's metadata service (IMDSv2). The first that has something is used,
-and no other is asked later.
+1. ``anonymous``; 2. an access file, a provider or keys given by the caller; 3. a profile given by the caller;
+4. the environment's keys; 5. the environment's web identity; 6. the profile ``AWS_PROFILE`` or ``default``;
+7. the container's credentials; 8. the instance's metadata service (IMDSv2). The first that has something is
+used, and no other is asked later.
 
 Keys are read here. Web identity, container and instance credentials, which expire and are renewed, are the
 bucket client's own; profiles that say how to *get* credentials (SSO, a process, another role) are boto3's,
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bucketry.errors import Denied, Invalid, Unsupported
-from bucketry.settings import BucketSettings, Secret
+from bucketry.settings import BucketSettings, CredentialProvider, Secret
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential, S3CredentialProvider
@@ -93,10 +93,14 @@ def find_credentials(
         return Anonymous()
     if settings.access_file is not None:
         return read_access_file(settings.access_file, settings.access_id)
+    if settings.credential_provider is not None:
+        return _renewed_by(settings.credential_provider)
     if settings.access_key is not None:
         if settings.access_id is None:
             raise Invalid("an access key without the access id that it belongs to")
-        return Keys(settings.access_id, settings.access_key)
+        return Keys(settings.access_id, settings.access_key, settings.session_token)
+    if settings.session_token is not None:
+        raise Invalid("a session token without the access key that it belongs to")
     if settings.access_id is not None:
         raise Invalid(f"access id {settings.access_id} without a key: give an access file too")
     if settings.profile is not None and profile is not None:
@@ -111,6 +115,21 @@ def find_credentials(
         or _container(environment)
         or _instance(environment)
     )
+
+
+def _renewed_by(provider: CredentialProvider) -> "S3CredentialProvider":
+    """The client asks it again when what it gave is about to expire."""
+
+    def credential() -> "S3Credential":
+        keys = provider()
+        return {
+            "access_key_id": keys.access_id,
+            "secret_access_key": keys.access_key.reveal_text(),
+            "token": None if keys.session_token is None else keys.session_token.reveal_text(),
+            "expires_at": keys.expires,
+        }
+
+    return credential
 
 
 def read_access_file(path: Path, access_id: str | None) -> Keys:
