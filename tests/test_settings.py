@@ -1,11 +1,13 @@
 """Settings refuse what could never work."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from bucketry.errors import Invalid
-from bucketry.settings import LimitSettings, RetrySettings
+from bucketry.settings import FaultSettings, FilesSettings, LimitSettings, RetrySettings
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,36 @@ def test_a_retry_schedule_without_end_or_pause_is_refused(name: str) -> None:
     else:
         with pytest.raises(Invalid, match=f"^{name} "):
             RetrySettings(**{name: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mode": "some"}, "mode 'some' is not one of whole, ranges, auto"),
+        ({"cache_size_bytes": -1}, "cache_size_bytes -1 is negative"),
+        ({"absent_seconds": -0.5}, "absent_seconds -0.5 is negative"),
+        ({"statistics_seconds": 0.0}, "statistics_seconds 0.0 is not above 0"),
+        ({"log_level": 6}, "log level 6 is not from -3"),
+        ({"log_level": -4}, "log level -4 is not from -3"),
+        ({"private_cache": True, "cache_dir": Path("/x")}, "a private cache"),
+    ],
+)
+def test_what_files_cannot_be_served_with_is_refused(settings: dict[str, object], words: str) -> None:
+    """Each setting of a storage source that means nothing is named."""
+    with pytest.raises(Invalid, match=re.escape(words)):
+        FilesSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"force_error": -1}, "force_error -1 is negative"),
+        ({"delay_ms": -1}, "delay_ms -1 is negative"),
+        ({"error_kind": "explode"}, "error_kind 'explode' is not one of"),
+        ({"operations": ("get", "fly")}, "operation 'fly' is not one of"),
+    ],
+)
+def test_faults_that_do_not_exist_are_refused(settings: dict[str, object], words: str) -> None:
+    """Each is named."""
+    with pytest.raises(Invalid, match=re.escape(words)):
+        FaultSettings(**settings)  # type: ignore[arg-type]

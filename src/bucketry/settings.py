@@ -238,3 +238,91 @@ class FuseSettings:
     kernel_cache: bool = True
     #: Shown as the source in the mount table.
     source: str = "bucketry"
+
+
+FILE_MODES = ("whole", "ranges", "auto")
+FAULT_KINDS = ("fail", "throttle", "lose_answer", "truncate", "flip_bit")
+#: The requests that a fault may meet, as ``Metered`` names them.
+FAULT_OPERATIONS = ("head", "get", "put", "delete", "list")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultSettings:
+    """Trouble made on purpose, for tests of what stands on a storage source: the four options of WiredTiger's
+    directory store, and more. They count *requests* of the kinds in ``operations``, attempts included."""
+
+    #: Every so many requests one waits, half to one and a half times ``delay_ms``. 0: none does.
+    force_delay: int = 0
+    delay_ms: int = 0
+    #: Every so many requests one has a fault, after ``error_ms``. 0: none has.
+    force_error: int = 0
+    error_ms: int = 0
+    #: What the fault is, of FAULT_KINDS: nothing is applied; the same, and the store asks to slow down; it is
+    #: applied and the answer gets lost; a body comes short; a body comes with one bit wrong.
+    error_kind: str = "fail"
+    operations: tuple[str, ...] = ("get", "put")
+    #: Above the retries: every fault reaches the caller, as the directory store's do. Below them, otherwise.
+    above_retries: bool = False
+    #: Of the lengths of the delays, and of which bit is wrong.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("force_delay", "delay_ms", "force_error", "error_ms"):
+            if getattr(self, name) < 0:
+                raise Invalid(f"{name} {getattr(self, name)} is negative")
+        if self.error_kind not in FAULT_KINDS:
+            raise Invalid(f"error_kind {self.error_kind!r} is not one of {', '.join(FAULT_KINDS)}")
+        for operation in self.operations:
+            if operation not in FAULT_OPERATIONS:
+                raise Invalid(f"operation {operation!r} is not one of {', '.join(FAULT_OPERATIONS)}")
+
+
+#: WiredTiger's levels: ERROR, WARNING, NOTICE, INFO, DEBUG_1 … DEBUG_5.
+FILES_LOG_LEVELS = range(-3, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesSettings:
+    """What a storage source does with the files of its buckets."""
+
+    #: None: ``cache-<bucket>`` in the source's home.
+    cache_dir: Path | None = None
+    #: No directory that stays: a temporary one, removed with the file system.
+    private_cache: bool = False
+    #: What the cache may take on the local disk. Little enough for the root disk of a small VM.
+    cache_size_bytes: int = 4 << 30
+    #: How files come here: "whole" when they are opened, "ranges" as they are read, "auto" by their size.
+    mode: str = "auto"
+    #: In mode auto, larger files are read by ranges. A whole file of this size is one request of a tenth of a
+    #: second; a larger one would keep whoever opens it waiting for bytes that he may not want.
+    whole_max_bytes: int = 8 << 20
+    #: Fetched ahead of a sequential reader of ranges: two requests of 8 MiB hide the latency of a store far
+    #: away.
+    read_ahead_bytes: int = 16 << 20
+    #: False: remove is refused (ENOTSUP), as S3 storage sources refuse it.
+    allow_remove: bool = True
+    #: Listings as WiredTiger's S3 store gives them: a slash is put behind the directory, and it stays in the
+    #: names.
+    list_like_s3_store: bool = False
+    #: How long the answer "there is no such object" is believed. 0: it is asked for each time.
+    absent_seconds: float = 0.0
+    #: One of FILES_LOG_LEVELS: what is logged. None: errors where a hook takes the lines, as ``logging`` is
+    #: configured otherwise.
+    log_level: int | None = None
+    faults: FaultSettings | None = None
+    #: The figures go there every so often, as JSON, or as Prometheus text if it ends in ``.prom``.
+    statistics_file: Path | None = None
+    statistics_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in FILE_MODES:
+            raise Invalid(f"mode {self.mode!r} is not one of {', '.join(FILE_MODES)}")
+        for name in ("cache_size_bytes", "whole_max_bytes", "read_ahead_bytes", "absent_seconds"):
+            if getattr(self, name) < 0:
+                raise Invalid(f"{name} {getattr(self, name)} is negative")
+        if not 0 < self.statistics_seconds < math.inf:
+            raise Invalid(f"statistics_seconds {self.statistics_seconds} is not above 0 and finite")
+        if self.log_level is not None and self.log_level not in FILES_LOG_LEVELS:
+            raise Invalid(f"log level {self.log_level} is not from -3 (errors) to 5 (everything)")
+        if self.private_cache and self.cache_dir is not None:
+            raise Invalid("a private cache has no directory of its own name")
