@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from bucketry.assemble import create_volume, open_disk
 from bucketry.bucket.interface import BytesLike
 from bucketry.disk.interface import Device
-from bucketry.errors import BucketryError, Invalid
 from bucketry.errnos import errno_of
+from bucketry.errors import BucketryError, Invalid
 from bucketry.serve.event_loop import run
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 

@@ -28,8 +28,8 @@ FILE_ERRNOS: Final[Mapping[type[BaseException], int]] = {
     errors.BucketryError: errno.EIO,
     errors.Invalid: errno.EINVAL,
     errors.NotFound: errno.ENOENT,
-    # Never ENOENT: a storage engine takes that from a flush for "the table was dropped", and forgets the file.
-    # ENXIO is what a device that has gone says, and no class of Python's that somebody catches for absence.
+    # Never ENOENT: a storage engine takes that from a flush for "the table was dropped", and forgets the
+    # file. ENXIO is what a device that has gone says, and no class of Python's that is caught for absence.
     errors.BucketNotFound: errno.ENXIO,
     errors.AlreadyExists: errno.EEXIST,
     # As NFS says when the file behind a handle was replaced.

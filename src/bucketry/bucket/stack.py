@@ -4,8 +4,8 @@
 
     Retrying → Limited → … → Metered → the store
 
-Retries come first, so that an attempt that waits for its next try holds no slot; the meter comes last, so that
-it counts what the store counts.
+Retries come first, so that an attempt that waits for its next try holds no slot; the meter comes last, so
+that it counts what the store counts.
 """
 
 from collections.abc import Callable

@@ -23,8 +23,8 @@ from bucketry.core.fuse.protocol import WITHOUT_REPLY, Opcode
 from bucketry.core.fuse.requests import Request
 from bucketry.core.histogram import LatencyHistogram
 from bucketry.disk.interface import Device
-from bucketry.errors import BucketryError, Invalid, Unsupported
 from bucketry.errnos import errno_of
+from bucketry.errors import BucketryError, Invalid, Unsupported
 from bucketry.serve.fuse.operations import Operations, Refusal
 
 _log = logging.getLogger(__name__)
