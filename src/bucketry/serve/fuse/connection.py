@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from bucketry.core.fuse import protocol, replies, requests
 from bucketry.core.fuse.protocol import WITHOUT_REPLY, Opcode
 from bucketry.core.fuse.requests import Request
 from bucketry.core.histogram import LatencyHistogram
+from bucketry.core.linger import Linger
 from bucketry.disk.interface import Device
 from bucketry.errnos import errno_of
 from bucketry.errors import BucketryError, Invalid, Unsupported
@@ -71,6 +73,7 @@ class Connection:
         self._size_bytes = device.size_bytes
         self._read_nowait = device.read_nowait
         self._write_nowait = device.write_nowait
+        self._linger = Linger(is_allowed=len(os.sched_getaffinity(0)) > 1)
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._into = (self._buffer,)
@@ -141,15 +144,17 @@ class Connection:
             "waiting_bytes": self._waiting_bytes,
             "waiting_bytes_max": WAITING_BYTES_MAX,
             "pauses": self._pauses,
+            "linger": asdict(self._linger.statistics()),
             "waited": {name: histogram.statistics() for name, histogram in waited.items()},
         }
 
     # Reading requests
 
     def _on_readable(self) -> None:
+        is_woken = True
         for _ in range(REQUESTS_PER_TURN):
             try:
-                size = os.readv(self._descriptor, self._into)
+                size = self._read_on(is_woken)
             except BlockingIOError:
                 return
             except OSError as problem:
@@ -161,9 +166,37 @@ class Connection:
             if size == 0:
                 self._end(None)
                 return
+            is_woken = False
             self._take(size)
             if self._paused:
                 return
+
+    def _read_on(self, is_woken: bool) -> int:
+        """The size of the next request, now in the buffer. When there is none and it seems worth it, looks on
+        for a moment. ``is_woken``: this is the first look since the loop saw something. Raises as readv
+        does."""
+        descriptor, into, linger = self._descriptor, self._into, self._linger
+        if is_woken:
+            size = os.readv(descriptor, into)
+            linger.found(time.perf_counter(), lingered=False)
+            return size
+        try:
+            return os.readv(descriptor, into)
+        except BlockingIOError:
+            now = time.perf_counter()
+            # Whoever waits for the bucket must not wait for us as well.
+            end = linger.idle(now, may_linger=not self._tasks)
+            if end == now:
+                raise
+        while True:
+            try:
+                size = os.readv(descriptor, into)
+            except BlockingIOError:
+                if time.perf_counter() >= end:
+                    raise
+            else:
+                linger.found(now, lingered=True)
+                return size
 
     def _take(self, size: int) -> None:
         """Answer the request in the first ``size`` bytes of the buffer, or see to it that it will be."""
