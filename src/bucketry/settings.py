@@ -198,6 +198,9 @@ class CacheSettings:
     write_delay_seconds: float = 0.25
     #: Blocks fetched ahead of a sequential reader, in bytes.
     read_ahead_bytes: int = 8 << 20
+    #: Blocks so large and larger, where they are stored as they are, are read in parts when little is wanted
+    #: of them. Below, a whole block takes hardly longer than its request.
+    parts_from_bytes: int = 256 << 10
     #: What a flush waits for: "bucket", or "journal" (in ``cache_dir``).
     durability: str = "bucket"
     #: Local storage for this volume: the journal, and what else is kept there. None: there is none.

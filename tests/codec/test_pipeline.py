@@ -14,11 +14,15 @@ from bucketry.codec.pipeline import (
     CONTENT_ENCODING_MAX,
     CRC32C_NAME,
     HMAC_NAME,
+    PIECES,
+    PIECES_NAME,
     BlockCodec,
     Codings,
     parse_content_encoding,
 )
+from bucketry.core.geometry import Geometry
 from bucketry.errors import Corrupt, WrongPassword
+from bucketry.layout.block_0 import geometry_metadata
 from bucketry.settings import CIPHER_KEY_BYTES, COMPRESSIONS, Secret
 
 SIZE = 4096
@@ -228,3 +232,29 @@ def test_whatever_lies_in_the_bucket_is_a_block_or_an_error_of_ours(
         return
     assert len(data) == SIZE
     assert cipher is None
+
+
+def test_pieces_are_checksums_of_what_is_stored_as_it_is() -> None:
+    """Every part of a plain block is verified by them, and told from any other; encoded blocks have none."""
+    data = random.Random(5).randbytes(SIZE)
+    codec = BlockCodec(SIZE, has_pieces=True)
+    stored = codec.encode(3, data)
+    piece = codec.piece_bytes or 0
+    assert piece == SIZE // PIECES
+    assert len(stored.metadata[PIECES_NAME]) == 8 * PIECES
+    for start in range(0, SIZE, piece):
+        part = codec.decode_part(data[start : start + piece], start, SIZE, None, stored.metadata)
+        assert part == data[start : start + piece]
+    for start in range(piece, SIZE, piece):
+        with pytest.raises(Corrupt):
+            codec.decode_part(data[:piece], start, SIZE, None, stored.metadata)
+    for encoding in (BlockCodec(SIZE, compression="zstd", has_pieces=True), BlockCodec(SIZE)):
+        assert PIECES_NAME not in encoding.encode(3, bytes(SIZE)).metadata
+        assert encoding.piece_bytes is None
+
+
+def test_pieces_fit_the_metadata_of_every_store() -> None:
+    """With all that a block can carry beside them: S3 allows 2 KiB, names and values together."""
+    metadata = dict(BlockCodec(SIZE, has_pieces=True).encode(0, bytes(SIZE)).metadata)
+    metadata |= geometry_metadata(Geometry(SIZE * ((1 << 32) - 1), SIZE))
+    assert sum(len(name) + len(value) for name, value in metadata.items()) < 1 << 10

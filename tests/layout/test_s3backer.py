@@ -2,18 +2,22 @@
 
 import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bucketry.bucket.directory import DirectoryBucket
-from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket
+from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket, ByteRange, Object
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
+from bucketry.bucket.wrapper import BucketWrapper
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import inline
-from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, BlockCodec
+from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, PIECES, PIECES_NAME, BlockCodec
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.names import BlockNames
+from bucketry.core.priority import Priority
 from bucketry.errors import BucketNotFound, Corrupt, Unavailable, WrongPassword
 from bucketry.layout.interface import Write, Zero
 from bucketry.layout.s3backer import S3backerLayout
@@ -34,10 +38,11 @@ def make_layout(
     cipher: BlockCipher | None = None,
     hash_prefix: bool = False,
     block_count: int = UNITS,
+    has_pieces: bool = False,
 ) -> S3backerLayout:
     geometry = Geometry(block_count * BLOCK_SIZE, BLOCK_SIZE)
     names = BlockNames("p/", block_count, hash_prefix)
-    codec = BlockCodec(BLOCK_SIZE, compression=compression, cipher=cipher)
+    codec = BlockCodec(BLOCK_SIZE, compression=compression, cipher=cipher, has_pieces=has_pieces)
     return S3backerLayout(bucket, names, geometry, codec, offload=inline, in_flight_max=8)
 
 
@@ -52,23 +57,27 @@ def bucket(store: MemoryStore) -> MemoryBucket:
 
 
 class TestContract(LayoutContract):
-    """Every compression, with and without encryption and hash prefixes."""
+    """Every compression, with and without encryption, hash prefixes and checksums of pieces."""
 
     @pytest.fixture(
         params=[
-            ("none", None, False),
-            ("none", None, True),
-            ("deflate", None, False),
-            ("zstd", None, False),
-            ("none", CIPHER, False),
-            ("deflate", CIPHER, False),
-            ("zstd", OTHER_CIPHER, True),
+            ("none", None, False, False),
+            ("none", None, False, True),
+            ("none", None, True, True),
+            ("deflate", None, False, False),
+            ("deflate", None, False, True),
+            ("zstd", None, False, False),
+            ("none", CIPHER, False, True),
+            ("deflate", CIPHER, False, False),
+            ("zstd", OTHER_CIPHER, True, False),
         ],
         ids=str,
     )
     def layout(self, request: pytest.FixtureRequest, bucket: MemoryBucket) -> S3backerLayout:
-        compression, cipher, hash_prefix = request.param
-        return make_layout(bucket, compression=compression, cipher=cipher, hash_prefix=hash_prefix)
+        compression, cipher, hash_prefix, has_pieces = request.param
+        return make_layout(
+            bucket, compression=compression, cipher=cipher, hash_prefix=hash_prefix, has_pieces=has_pieces
+        )
 
 
 class TestContractInADirectory(LayoutContract):
@@ -139,10 +148,113 @@ async def test_statistics_count_blocks(bucket: MemoryBucket) -> None:
     await layout.read(Extent(0, 2 * BLOCK_SIZE))
     assert layout.statistics()["layout"] == {
         "blocks_read": 1,
+        "parts_read": 0,
+        "parts_refused": 0,
         "absent_blocks_read": 1,
         "blocks_written": 1,
         "blocks_deleted": 2,
     }
+
+
+def figure(layout: S3backerLayout, name: str) -> int:
+    figures = layout.statistics()["layout"]
+    assert isinstance(figures, dict)
+    return int(figures[name])
+
+
+async def test_a_part_moves_little_more_than_was_asked_for(bucket: MemoryBucket) -> None:
+    """Of a plain block with checksums of its pieces a quarter is fetched, as often as asked."""
+    layout = make_layout(bucket, has_pieces=True)
+    await layout.commit([Write(0, TEXT)])
+    assert layout.part_bytes == BLOCK_SIZE // 4
+    for start in (0, 1023, 4095):
+        part = await layout.read_part(Extent(start, 1))
+        assert part is not None
+        assert len(part.data) == BLOCK_SIZE // 4
+    assert (figure(layout, "parts_read"), figure(layout, "blocks_read")) == (3, 0)
+
+
+async def test_parts_of_a_block_without_any_checksum(bucket: MemoryBucket) -> None:
+    """s3backer's plain blocks are verified by their length, whole or not."""
+    layout = make_layout(bucket, has_pieces=True)
+    await bucket.put("p/00000000", TEXT, attributes=NO_ATTRIBUTES)
+    part = await layout.read_part(Extent(5, 1))
+    assert part is not None
+    assert part.data == TEXT[: BLOCK_SIZE // 4]
+    await bucket.put("p/00000000", TEXT + b"x", attributes=NO_ATTRIBUTES)
+    with pytest.raises(Corrupt, match="block 0"):
+        await layout.read_part(Extent(5, 1))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{}, {"compression": "deflate", "has_pieces": True}],
+    ids=["without checksums of pieces", "compressed"],
+)
+async def test_what_has_no_parts_is_read_whole_without_asking_for_long(
+    bucket: MemoryBucket, stored: dict[str, Any]
+) -> None:
+    """A part that cannot be verified costs a request, so that after the first ones no more is tried for a
+    while."""
+    await make_layout(bucket, **stored).commit([Write(0, TEXT * 10)])
+    layout = make_layout(bucket, has_pieces=True)
+    for block in range(10):
+        part = await layout.read_part(Extent(block * BLOCK_SIZE + 5, 1))
+        assert part is not None
+        assert (part.offset, part.data) == (block * BLOCK_SIZE, TEXT)
+    assert (figure(layout, "parts_refused"), figure(layout, "blocks_read")) == (2, 10)
+
+
+@pytest.mark.parametrize("damage", ["bytes", "checksum", "no checksums", "pieces of another block"])
+async def test_a_damaged_part_is_asked_for_with_its_block(
+    bucket: MemoryBucket, store: MemoryStore, damage: str
+) -> None:
+    """What was damaged on its way is whole then; what is damaged in the bucket is an error, wherever it is
+    seen; what is not damaged is read."""
+    layout = make_layout(bucket, has_pieces=True)
+    await layout.commit([Write(0, TEXT)])
+    info, data = store.objects["p/00000000"]
+    metadata = dict(info.attributes.metadata)
+    if damage == "bytes":
+        data = b"\0" + data[1:]
+    elif damage == "checksum":
+        metadata[PIECES_NAME] = "00000000" + metadata[PIECES_NAME][8:]
+    elif damage == "no checksums":
+        metadata[PIECES_NAME] = "no checksums"
+    else:
+        metadata[PIECES_NAME] = metadata[PIECES_NAME][::-1]
+    store.objects["p/00000000"] = replace(info, attributes=replace(info.attributes, metadata=metadata)), data
+    if damage == "bytes":
+        with pytest.raises(Corrupt, match="block 0"):
+            await layout.read_part(Extent(5, 1))
+    else:
+        part = await layout.read_part(Extent(5, 1))
+        assert part is not None
+        assert part.data == TEXT
+    last = await make_layout(bucket, has_pieces=True).read_part(Extent(BLOCK_SIZE - 1, 1))
+    assert last is not None
+    assert last.data == TEXT[last.offset :]
+
+
+async def test_a_part_that_is_cut_on_its_way_is_not_believed(bucket: MemoryBucket) -> None:
+    """Too few bytes of a part, and then the whole block."""
+    await make_layout(bucket, has_pieces=True).commit([Write(0, TEXT)])
+    layout = make_layout(_Cutting(bucket), has_pieces=True)
+    part = await layout.read_part(Extent(5, 1))
+    assert part is not None
+    assert part.data == TEXT
+
+
+class _Cutting(BucketWrapper):
+    """Whose ranges are too short by one piece."""
+
+    async def get(
+        self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
+    ) -> Object:
+        found = await self._below.get(key, byte_range=byte_range, priority=priority)
+        if byte_range is None:
+            return found
+        return replace(found, data=found.data[: len(found.data) - BLOCK_SIZE // PIECES])
 
 
 async def test_a_missing_bucket_is_not_an_empty_volume(bucket: MemoryBucket) -> None:

@@ -18,10 +18,11 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import google_crc32c
 
@@ -36,10 +37,11 @@ from bucketry.core.eviction import ClockTwoQueue, Eviction
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.priority import Priority
 from bucketry.errors import Invalid
-from bucketry.layout.interface import BatchShape, Change, Layout, Stored, Tag, Tagged, Write
+from bucketry.layout.interface import BatchShape, Change, Layout, Part, Stored, Tag, Tagged, Write
 from bucketry.layout.together import together
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T", bound=Tagged)
 
 #: Blocks that wait to be written to the local disk: enough for a burst, little beside the memory for blocks.
 _STORING_BYTES_MAX = 32 << 20
@@ -274,25 +276,44 @@ class CachedLayout:
         (block,) = self._blocks(extent)
         return await self._read_block(block, priority)
 
+    @property
+    def part_bytes(self) -> int:
+        return self._below.part_bytes
+
+    async def read_part(self, extent: Extent, *, priority: Priority = Priority.READ) -> Part | None:
+        block = self.geometry.within_block(extent).block
+        found = await self._look_up(block, priority)
+        if found is not None:
+            self._count_hit(found)
+            return Part(found.data, found.tag, block * self._unit)
+        return await self._fetch(block, self._below.read_part(extent, priority=priority))
+
     async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:
         return await self._below.tag(extent, priority=priority)
 
     async def _read_block(self, block: int, priority: Priority) -> Tagged | None:
         found = await self._look_up(block, priority)
         if found is not None:
-            self._counts.hits += 1
-            self._counts.hit_bytes += len(found.data)
+            self._count_hit(found)
             return found
+        return await self._fetch(block, self._below.read_tagged(self._extent(block), priority=priority))
+
+    def _count_hit(self, found: Tagged) -> None:
+        self._counts.hits += 1
+        self._counts.hit_bytes += len(found.data)
+
+    async def _fetch(self, block: int, reading: Awaitable[_T | None]) -> _T | None:
+        """What a read of a block from below brings; kept if that is all of it."""
         self._counts.misses += 1
         load = self._loads.setdefault(block, _Load())
         load.count += 1
         try:
-            found = await self._below.read_tagged(self._extent(block), priority=priority)
+            found = await reading
         finally:
             load.count -= 1
             if load.count == 0 and self._loads.get(block) is load:
                 del self._loads[block]
-        if found is not None and not load.overtaken:
+        if found is not None and len(found.data) == self._unit and not load.overtaken:
             self._keep(block, found)
         return found
 

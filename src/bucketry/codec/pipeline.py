@@ -19,11 +19,17 @@ from bucketry.errors import Corrupt, WrongPassword
 HMAC_NAME = "s3backer-hmac"
 #: User metadata of ours: crc32c of the body as stored, eight lower-case hexadecimal digits.
 CRC32C_NAME = "bucketry-crc32c"
+#: User metadata of ours, with large blocks that are stored as they are: the crc32c of each of PIECES equal
+#: parts of the body, in their order, as in CRC32C_NAME.
+PIECES_NAME = "bucketry-crc32c-pieces"
+#: 512 digits, a quarter of what S3 allows for all metadata of an object. A piece of 1 MiB is 16 KiB.
+PIECES = 64
 #: s3backer keeps the header in 32 bytes and aborts when it does not fit.
 CONTENT_ENCODING_MAX = 31
 _ENCRYPT = "encrypt-"
 _HMAC = re.compile(r'"?([0-9a-f]{40})"?', re.ASCII | re.IGNORECASE)
 _CRC32C = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_PIECES = re.compile(rf"[0-9a-f]{{{8 * PIECES}}}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,12 @@ class BlockCodec:
         compression: str = "none",
         level: int | None = None,
         cipher: BlockCipher | None = None,
+        has_pieces: bool = False,
     ) -> None:
+        """``has_pieces``: what is stored as it is gets checksums of its pieces, so that parts of it can be
+        verified."""
         self._block_size_bytes = block_size_bytes
+        self._has_pieces = has_pieces
         self._compression = compression
         self._compress: Compressor | None = compressor(compression, level)
         self._cipher = cipher
@@ -87,6 +97,12 @@ class BlockCodec:
     def is_heavy(self) -> bool:
         """Whether encoding costs enough to be done in a thread."""
         return self._compress is not None or self._cipher is not None
+
+    @property
+    def piece_bytes(self) -> int | None:
+        """What a part of a stored block begins and ends on a multiple of; None when what this codec stores
+        has no parts."""
+        return self._block_size_bytes // PIECES if self._has_pieces and not self.is_heavy else None
 
     def encode(self, block: int, data: BytesLike) -> Encoded:
         """``data``, one whole block, as it is stored. A block that compression does not shrink is stored
@@ -105,7 +121,14 @@ class BlockCodec:
             body = self._cipher.encrypt(block, body)
             metadata[HMAC_NAME] = f'"{self._cipher.authenticate(block, body)}"'
         metadata[CRC32C_NAME] = f"{google_crc32c.value(body):08x}"
-        return Encoded(body, self._content_encoding(compression), metadata)
+        content_encoding = self._content_encoding(compression)
+        if self._has_pieces and content_encoding is None:
+            size = self._block_size_bytes // PIECES
+            starts = range(0, len(body), size)
+            metadata[PIECES_NAME] = "".join(
+                f"{google_crc32c.value(body[start : start + size]):08x}" for start in starts
+            )
+        return Encoded(body, content_encoding, metadata)
 
     def decode(
         self, block: int, body: BytesLike, content_encoding: str | None, metadata: Mapping[str, str]
@@ -127,6 +150,38 @@ class BlockCodec:
         if len(body) != self._block_size_bytes:
             raise Corrupt(f"{len(body)} bytes instead of {self._block_size_bytes}")
         return body
+
+    def decode_part(
+        self,
+        part: BytesLike,
+        start: int,
+        body_bytes: int,
+        content_encoding: str | None,
+        metadata: Mapping[str, str],
+    ) -> BytesLike | None:
+        """The bytes of a block from ``start`` on, of a stored body of ``body_bytes``; None when a part does
+        not tell them, or cannot be verified as the whole could. ``start`` and the length of ``part`` are
+        multiples of a piece.
+
+        Raises Corrupt when a check fails.
+        """
+        if self._cipher is not None or parse_content_encoding(content_encoding) != Codings(None, None):
+            return None
+        if body_bytes != self._block_size_bytes:
+            raise Corrupt(f"{body_bytes} bytes instead of {self._block_size_bytes}")
+        pieces = metadata.get(PIECES_NAME)
+        if pieces is None:
+            # A block that carries no checksum at all (s3backer's) is verified by its length, whole or not.
+            return None if CRC32C_NAME in metadata else part
+        if _PIECES.fullmatch(pieces) is None:
+            raise Corrupt(f"{pieces[:20]!r}… are not the crc32c of {PIECES} pieces")
+        size = self._block_size_bytes // PIECES
+        assert start % size == 0
+        view = memoryview(part)
+        for at in range(0, len(view), size):
+            index = (start + at) // size
+            check_crc32c(view[at : at + size], pieces[8 * index : 8 * index + 8])
+        return part
 
     def _decrypt(self, block: int, body: BytesLike, cipher: str, metadata: Mapping[str, str]) -> bytes:
         if self._cipher is None:

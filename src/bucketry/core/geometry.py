@@ -83,6 +83,16 @@ class Geometry:
             yield Span(block, start, stop)
             offset += stop - start
 
+    def within_block(self, extent: Extent) -> Span:
+        """An extent that lies in one block, as its part. Raises Invalid when it is empty, goes beyond the
+        block, or the volume."""
+        self.check(extent.offset, extent.length)
+        block, start = divmod(extent.offset, self.block_size_bytes)
+        end = start + extent.length
+        if not start < end <= self.block_size_bytes:
+            raise Invalid(f"{extent.length} bytes at {extent.offset} are not a part of one block")
+        return Span(block, start, end)
+
     def whole_blocks(self, offset: int, length: int) -> range:
         """The numbers of the blocks that ``length`` bytes at ``offset`` cover wholly."""
         size = self.block_size_bytes

@@ -94,7 +94,14 @@ async def opened(
         place.bucket, place.prefix, asked, salt=place.salt, allow_empty=asked.size_bytes is not None
     )
     cipher = await volume.unlock(place.bucket, found, asked.password)
-    stored = volume.open_layout(place.bucket, found, cipher, offload=offload, in_flight_max=uploads_max)
+    stored = volume.open_layout(
+        place.bucket,
+        found,
+        cipher,
+        offload=offload,
+        in_flight_max=uploads_max,
+        parts_from_bytes=cache_settings.parts_from_bytes,
+    )
     with clean_cache.open_directory(place, found, cache_settings, cache_offload) as directory:
         async with (
             clean_cache.over(stored, directory, cipher, cache_settings, cache_offload) as layout,

@@ -49,6 +49,18 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Tagged):
+    """Some of the content of one unit, from ``offset`` of the volume on, and the unit's tag: parts with the
+    same tag are of the same content."""
+
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
 class Stored(Extent):
     """An extent that is stored, with the tags of its units; None where the store does not tell them in
     passing."""
@@ -81,6 +93,11 @@ class Layout(Protocol):
     @property
     def batch_shape(self) -> BatchShape: ...
 
+    @property
+    def part_bytes(self) -> int:
+        """What ``read_part`` fetches where little is wanted: a whole unit, or a fraction of one."""
+        ...
+
     async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
         """The bytes of ``extent`` (aligned as changes are), verified; None where nothing is stored: zeros.
 
@@ -89,6 +106,12 @@ class Layout(Protocol):
 
     async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
         """As ``read``, of one unit, with the tag of just these bytes."""
+        ...
+
+    async def read_part(self, extent: Extent, *, priority: Priority = Priority.READ) -> Part | None:
+        """Bytes of one unit, ``extent`` (of any alignment within the unit) at least among them, verified as
+        in ``read``: what around it comes at no great cost, the whole unit where parts cannot be verified.
+        None where nothing is stored of the unit."""
         ...
 
     async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:

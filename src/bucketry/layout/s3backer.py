@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from itertools import islice
 
-from bucketry.bucket.interface import Attributes, Bucket, Object
+from bucketry.bucket.interface import Attributes, Bucket, ByteRange, Object
 from bucketry.codec.offload import Offload
 from bucketry.codec.pipeline import BlockCodec
 from bucketry.core.bytes_like import BytesLike
@@ -14,13 +14,26 @@ from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
 from bucketry.layout.block_0 import geometry_metadata
-from bucketry.layout.interface import BatchShape, Change, Stored, Tag, Tagged, Zero
+from bucketry.layout.interface import BatchShape, Change, Part, Stored, Tag, Tagged, Zero
 from bucketry.layout.listing import list_blocks
 from bucketry.layout.together import together
 
 CONTENT_TYPE = "application/x-s3backer-block"
 #: As many keys as one request can delete.
 _ZEROS_MAX = 1000
+#: A part is at least so long: half a millisecond at 1 Gbit/s, beside the latency of its request, and some of
+#: what follows the page that was asked for is asked for next.
+_PART_BYTES = 64 << 10
+#: And at most this share of its block: two parts and the rest of a block are three requests.
+_PART_SHARE = 1 / 4
+#: After a part could not be read by itself, so many are read as whole blocks at once, and twice as many each
+#: time up to the second figure: a volume may be of blocks that were stored with another setting.
+_WITHOUT_PARTS_MIN = 4
+_WITHOUT_PARTS_MAX = 256
+
+
+class _NoPart(Exception):
+    """A block has to be read whole."""
 
 
 class S3backerLayout:
@@ -50,9 +63,19 @@ class S3backerLayout:
             zeros_max=_ZEROS_MAX,
             in_flight_max=in_flight_max,
         )
+        piece_bytes = codec.piece_bytes
+        self._part_bytes = geometry.block_size_bytes
+        if piece_bytes is not None:
+            wanted = min(_PART_BYTES, int(geometry.block_size_bytes * _PART_SHARE))
+            self._part_bytes = max(piece_bytes, wanted)
+        #: So many parts more are read as whole blocks, and so many after the next one that could not be.
+        self._without_parts = 0
+        self._without_parts_next = _WITHOUT_PARTS_MIN
         self._zeros = bytes(geometry.block_size_bytes)
         self._metadata_of_block_0 = geometry_metadata(geometry)
         self._blocks_read = 0
+        self._parts_read = 0
+        self._parts_refused = 0
         self._absent_blocks_read = 0
         self._blocks_written = 0
         self._blocks_deleted = 0
@@ -64,6 +87,10 @@ class S3backerLayout:
     @property
     def batch_shape(self) -> BatchShape:
         return self._batch_shape
+
+    @property
+    def part_bytes(self) -> int:
+        return self._part_bytes
 
     async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
         blocks = self._blocks(extent)
@@ -77,6 +104,56 @@ class S3backerLayout:
     async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
         (block,) = self._blocks(extent)
         return await self._read_tagged_block(block, priority)
+
+    async def read_part(self, extent: Extent, *, priority: Priority = Priority.READ) -> Part | None:
+        span = self._geometry.within_block(extent)
+        block, unit, step = span.block, self._geometry.block_size_bytes, self._part_bytes
+        offset = block * unit
+        start, end = span.start // step * step, -(-span.end // step) * step
+        if end - start < unit:
+            if self._without_parts:
+                self._without_parts -= 1
+            else:
+                try:
+                    data, tag = await self._read_range(block, ByteRange(start, end), priority)
+                except _NoPart:
+                    self._parts_refused += 1
+                    self._without_parts = self._without_parts_next
+                    self._without_parts_next = min(2 * self._without_parts_next, _WITHOUT_PARTS_MAX)
+                else:
+                    self._without_parts_next = _WITHOUT_PARTS_MIN
+                    return None if data is None else Part(data, tag, offset + start)
+        found = await self._read_tagged_block(block, priority)
+        return None if found is None else Part(found.data, found.tag, offset)
+
+    async def _read_range(
+        self, block: int, byte_range: ByteRange, priority: Priority
+    ) -> tuple[BytesLike | None, Tag]:
+        """A part of a stored block and its tag; None where nothing is stored. Raises _NoPart when only the
+        whole block can tell: also when the part is damaged, for it may have been so on its way alone."""
+        try:
+            found = await self._bucket.get(self._names.key(block), byte_range=byte_range, priority=priority)
+        except BucketNotFound:
+            raise
+        except NotFound:
+            self._absent_blocks_read += 1
+            return None, ""
+        info = found.info
+        attributes = info.attributes
+        try:
+            data = self._codec.decode_part(
+                found.data,
+                byte_range.start,
+                info.size_bytes,
+                attributes.content_encoding,
+                attributes.metadata,
+            )
+        except Corrupt as error:
+            raise _NoPart from error
+        if data is None or len(data) != byte_range.end - byte_range.start:
+            raise _NoPart
+        self._parts_read += 1
+        return data, info.etag
 
     async def tag(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tag | None:
         (block,) = self._blocks(extent)
@@ -190,6 +267,8 @@ class S3backerLayout:
     def statistics(self) -> Mapping[str, object]:
         figures = {
             "blocks_read": self._blocks_read,
+            "parts_read": self._parts_read,
+            "parts_refused": self._parts_refused,
             "absent_blocks_read": self._absent_blocks_read,
             "blocks_written": self._blocks_written,
             "blocks_deleted": self._blocks_deleted,

@@ -375,20 +375,29 @@ async def create(
 
 
 def open_layout(
-    bucket: Bucket, volume: Volume, cipher: BlockCipher | None, *, offload: Offload, in_flight_max: int
+    bucket: Bucket,
+    volume: Volume,
+    cipher: BlockCipher | None,
+    *,
+    offload: Offload,
+    in_flight_max: int,
+    parts_from_bytes: int | None = None,
 ) -> S3backerLayout:
-    """The layout of a volume that was detected, with what ``unlock`` returned for it."""
+    """The layout of a volume that was detected, with what ``unlock`` returned for it. Blocks of
+    ``parts_from_bytes`` and more are stored so that parts of them can be read; None: none are."""
     return S3backerLayout(
         bucket,
         volume.names,
         volume.geometry,
-        open_codec(volume, cipher),
+        open_codec(volume, cipher, parts_from_bytes=parts_from_bytes),
         offload=offload,
         in_flight_max=in_flight_max,
     )
 
 
-def open_codec(volume: Volume, cipher: BlockCipher | None) -> BlockCodec:
+def open_codec(
+    volume: Volume, cipher: BlockCipher | None, *, parts_from_bytes: int | None = None
+) -> BlockCodec:
     """What encodes and decodes the blocks of a volume."""
     volume_format = volume.format
     return BlockCodec(
@@ -396,4 +405,5 @@ def open_codec(volume: Volume, cipher: BlockCipher | None) -> BlockCodec:
         compression=volume_format.compression,
         level=volume_format.compression_level,
         cipher=cipher,
+        has_pieces=parts_from_bytes is not None and volume_format.block_size_bytes >= parts_from_bytes,
     )

@@ -108,6 +108,41 @@ class LayoutContract:
             assert await layout.tag(Extent(offset, unit)) is None
             assert await layout.read_tagged(Extent(offset, unit)) is None
 
+    async def test_a_part_holds_what_was_asked_for(self, layout: Layout, unit: int) -> None:
+        """Any bytes of one unit, with some of what is around them, and the tag of the unit."""
+        data = _noise(11, unit)
+        tags = await layout.commit([Write(2 * unit, data)])
+        assert 0 < layout.part_bytes <= unit
+        for start, end in ((0, 1), (unit - 1, unit), (unit // 2 - 1, unit // 2 + 1), (1, unit), (0, unit)):
+            if start >= end:
+                continue
+            part = await layout.read_part(Extent(2 * unit + start, end - start))
+            assert part is not None
+            assert 2 * unit <= part.offset <= 2 * unit + start
+            assert 2 * unit + end <= part.end <= 3 * unit
+            assert part.data == data[part.offset - 2 * unit : part.end - 2 * unit]
+            assert part.tag == tags[2 * unit]
+
+    async def test_parts_of_what_is_not_stored(self, layout: Layout, unit: int) -> None:
+        """Never written, or zeroed: nothing."""
+        await layout.commit([Write(0, _noise(12, unit))])
+        await layout.commit([Zero(Extent(0, unit))])
+        for offset in (0, unit):
+            assert await layout.read_part(Extent(offset, 1)) is None
+
+    async def test_a_part_lies_in_one_unit(self, layout: Layout, unit: int) -> None:
+        """Anything else is a mistake of the caller."""
+        size = layout.geometry.size_bytes
+        for extent in (
+            Extent(unit - 1, 2),
+            Extent(size, 1),
+            Extent(size - 1, 2),
+            Extent(0, 0),
+            Extent(-1, 1),
+        ):
+            with pytest.raises(Invalid):
+                await layout.read_part(extent)
+
     async def test_an_empty_batch_changes_nothing(self, layout: Layout, unit: int) -> None:
         """Nor does it fail."""
         await layout.commit([])
@@ -164,6 +199,14 @@ class LayoutContract:
                 model[extent.offset : extent.end] = data
             await layout.commit(changes)
             assert await _read(layout, Extent(0, UNITS * unit)) == model
+            for _ in range(4):
+                index = prng.randrange(UNITS)
+                start = index * unit + prng.randrange(unit)
+                part = await layout.read_part(Extent(start, prng.randint(1, (index + 1) * unit - start)))
+                if part is None:
+                    assert not any(model[index * unit : (index + 1) * unit])
+                else:
+                    assert part.data == model[part.offset : part.end]
         stored = {index for index in range(UNITS) if any(model[index * unit : (index + 1) * unit])}
         assert await _survey(layout, unit) == stored
 

@@ -10,7 +10,7 @@ from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.errors import BucketryError
-from bucketry.layout.interface import BatchShape, Change, Stored, Tag, Tagged, Write
+from bucketry.layout.interface import BatchShape, Change, Part, Stored, Tag, Tagged, Write
 
 
 def tag_of(data: BytesLike) -> Tag:
@@ -41,11 +41,19 @@ class Gate:
 
 
 class MemoryLayout:
-    """``blocks`` is what the bucket would hold; ``read_log``, ``tag_log`` and ``commit_log`` are what was
-    asked, by block number."""
+    """``blocks`` is what the bucket would hold; ``read_log``, ``part_log``, ``tag_log`` and ``commit_log``
+    are what was asked, by block number. ``part_bytes``: what parts are made of; None: there are none."""
 
-    def __init__(self, geometry: Geometry, *, in_flight_max: int = 4, zeros_max: int = 8) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        in_flight_max: int = 4,
+        zeros_max: int = 8,
+        part_bytes: int | None = None,
+    ) -> None:
         self.geometry = geometry
+        self.part_bytes = part_bytes or geometry.block_size_bytes
         self.batch_shape = BatchShape(
             alignment_bytes=geometry.block_size_bytes,
             data_bytes=geometry.block_size_bytes,
@@ -54,6 +62,7 @@ class MemoryLayout:
         )
         self.blocks: dict[int, bytes] = {}
         self.read_log: list[int] = []
+        self.part_log: list[int] = []
         self.tag_log: list[int] = []
         self.commit_log: list[list[int]] = []
         #: For all blocks, and for some in its place.
@@ -76,6 +85,20 @@ class MemoryLayout:
         if self.read_error is not None:
             raise self.read_error
         return content
+
+    async def read_part(self, extent: Extent, *, priority: Priority = Priority.READ) -> Part | None:
+        span = self.geometry.within_block(extent)
+        self.part_log.append(span.block)
+        content = self.blocks.get(span.block)
+        await self.read_gates.get(span.block, self.read_gate).pass_through()
+        if self.read_error is not None:
+            raise self.read_error
+        if content is None:
+            return None
+        step = self.part_bytes
+        start, end = span.start // step * step, -(-span.end // step) * step
+        offset = span.block * self.geometry.block_size_bytes + start
+        return Part(content[start:end], tag_of(content), offset)
 
     async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:
         data = await self.read(extent, priority=priority)
