@@ -76,9 +76,7 @@ def parse_token(text: str | None) -> Keys | None:
     secret, second_semicolon, session = rest.partition(";")
     missing = not access_id or not semicolon or not secret or (bool(second_semicolon) and not session)
     if missing or ";" in session or not text.isprintable():
-        raise Invalid(
-            "the auth token is not access_key_id;secret_access_key, with ;session_token or without"
-        )
+        raise Invalid("the auth token is not access_key_id;secret_access_key, with ;session_token or without")
     return Keys(access_id, Secret(secret), Secret(session) if session else None)
 
 

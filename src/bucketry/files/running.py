@@ -1,5 +1,8 @@
 """One event loop on a thread of its own, for callers on any other thread.
 
+A call that is given up is cancelled *and* waited for: when it has returned, or raised, nothing of it runs any
+more, and what it was lent (a buffer above all) is its caller's again.
+
 ``LoopThread`` ends once, in an order that leaves nobody waiting: new calls are refused, calls under way are
 cancelled, the owner's last coroutine runs, the loop is closed and the thread joined.
 """
@@ -10,11 +13,71 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from bucketry.errors import Closed, Invalid
 
 T = TypeVar("T")
+
+
+class Call(Generic[T]):
+    """A coroutine that runs in the loop of another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._loop = loop
+        self._make = make
+        self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._task: asyncio.Task[T] | None = None
+        self._is_cancelled = False
+
+    def result(self, *, is_shared: bool = False) -> T:
+        """Wait for what it returns or raises. Raises Closed when it was cancelled. An interruption of the
+        waiting thread (Ctrl-C) cancels it, unless others wait for it, too."""
+        try:
+            return self._future.result()
+        except Exception:
+            raise
+        except BaseException:
+            if is_shared:
+                raise
+            self.cancel()
+            concurrent.futures.wait([self._future])
+            raise
+
+    @property
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    def when_done(self, function: Callable[["concurrent.futures.Future[T]"], object]) -> None:
+        """Call ``function`` when it has ended, in the loop; here and now when it has already."""
+        self._future.add_done_callback(function)
+
+    def cancel(self) -> None:
+        """Ask it to end, from any thread. Whoever waits for it still waits until it has ended."""
+        with suppress(RuntimeError):  # the loop is closed: it has ended
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def begin(self, context: contextvars.Context) -> None:
+        """In the loop: start it."""
+        if self._is_cancelled:
+            self._future.set_exception(Closed("cancelled before it began"))
+            return
+        self._task = self._loop.create_task(self._make(), context=context)
+        self._task.add_done_callback(self._ended)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _ended(self, task: "asyncio.Task[T]") -> None:
+        if task.cancelled():
+            self._future.set_exception(Closed("closed while it was under way"))
+        elif (error := task.exception()) is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(task.result())
 
 
 class LoopThread:
@@ -28,7 +91,10 @@ class LoopThread:
         self._context = context or contextvars.Context()
         self._lock = threading.Lock()
         self._is_closed = False
+        #: Not even what is posted has its turn any more.
+        self._is_over = False
         self._pid = os.getpid()
+        self._kept: set[asyncio.Task[object]] = set()
         self._loop = _new_loop()
         # A daemon: a program that forgets to terminate its source ends all the same.
         self._thread = threading.Thread(target=self._run, name=f"bucketry {name}", daemon=True)
@@ -47,60 +113,41 @@ class LoopThread:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run the coroutine that ``make`` makes and wait for what it returns or raises. Raises Closed when
-        the loop has ended, or ends meanwhile. An interruption of the caller (Ctrl-C) cancels it."""
-        future = self.start(make)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise Closed(f"{self._name} was terminated") from None
-        except BaseException:
-            future.cancel()
-            raise
+        the loop has ended, or ends meanwhile."""
+        return self.start(make).result()
 
-    def start(self, make: Callable[[], Coroutine[Any, Any, T]]) -> "concurrent.futures.Future[T]":
+    def start(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """The same without waiting."""
         if threading.get_ident() == self._thread.ident:
             raise Invalid(f"{self._name}: a synchronous call from within its own event loop would never end")
         if os.getpid() != self._pid:
             raise Closed(f"{self._name} belongs to the process that this one was forked from")
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        call = Call(self._loop, make)
         with self._lock:
             if self._is_closed:
                 raise Closed(f"{self._name} was terminated")
-            self._loop.call_soon_threadsafe(self._begin, make, future)
-        return future
+            self._loop.call_soon_threadsafe(lambda: call.begin(self._context.copy()))
+        return call
 
-    def _begin(
-        self, make: Callable[[], Coroutine[Any, Any, T]], future: "concurrent.futures.Future[T]"
-    ) -> None:
-        """In the loop: make a task of it, and join the two ends."""
-        if future.cancelled():
-            return
-        task = self._loop.create_task(make(), context=self._context.copy())
+    def soon(self, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run a coroutine that nobody waits for; not at all where the loop has ended. Takes no lock: may be
+        called by the garbage collector, wherever that strikes."""
+        if os.getpid() == self._pid:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(make())))
 
-        def ended(done: "asyncio.Task[T]") -> None:
-            if done.cancelled():
-                # Its owner gave it up, or the loop ends: whoever still waits is told.
-                future.cancel()
-                future.set_running_or_notify_cancel()
-            elif future.set_running_or_notify_cancel():
-                error = done.exception()
-                if error is None:
-                    future.set_result(done.result())
-                else:
-                    future.set_exception(error)
-            else:
-                done.exception()  # looked at, so that nobody complains about it
+    def _keep(self, task: "asyncio.Task[object]") -> None:
+        """The loop alone does not keep a task alive."""
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
 
-        def given_up(caller: "concurrent.futures.Future[T]") -> None:
-            if caller.cancelled() and not self._loop.is_closed():
-                try:
-                    self._loop.call_soon_threadsafe(task.cancel)
-                except RuntimeError:
-                    pass  # it was closed in this very moment, and the task with it
-
-        task.add_done_callback(ended)
-        future.add_done_callback(given_up)
+    def post(self, function: Callable[[], object]) -> None:
+        """Run ``function`` in the loop, soon; here and now where the loop has ended."""
+        with self._lock:
+            if not self._is_over and os.getpid() == self._pid:
+                self._loop.call_soon_threadsafe(function)
+                return
+        function()
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Refuse new calls, cancel those under way, run ``last``, end the thread. Raises what ``last``
@@ -128,12 +175,18 @@ class LoopThread:
         async def end() -> None:
             ours = asyncio.current_task()
             await _cancel_all(task for task in asyncio.all_tasks() if task is not ours)
-            if last is not None:
-                await last()
-            # What the last one may have started, and what asyncio itself keeps.
-            await _cancel_all(task for task in asyncio.all_tasks() if task is not ours)
-            await self._loop.shutdown_asyncgens()
-            await self._loop.shutdown_default_executor()
+            try:
+                if last is not None:
+                    await last()
+            finally:
+                # What the last one may have started, and what asyncio itself keeps.
+                await _cancel_all(task for task in asyncio.all_tasks() if task is not ours)
+                await self._loop.shutdown_asyncgens()
+                await self._loop.shutdown_default_executor()
+                with self._lock:
+                    self._is_over = True
+                # What was posted before that line has its turn.
+                await asyncio.sleep(0)
 
         def ended(task: "asyncio.Task[None]") -> None:
             error = task.exception() if not task.cancelled() else Closed(f"{self._name} was interrupted")
