@@ -100,6 +100,34 @@ async def test_threads_are_started_when_needed() -> None:
     await threads.close()
 
 
+async def test_a_burst_gets_all_threads() -> None:
+    """Calls that come at once run at once, as many as may, though the loop itself starts few threads."""
+    threads = Threads("test", 48)
+    all_run = threading.Barrier(48)
+    await asyncio.gather(*(threads.run(all_run.wait) for _ in range(48)))
+    await threads.close()
+
+
+async def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses a thread, those that are there do the work; where it refuses the first, the
+    call fails."""
+    threads = Threads("test", 4)
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError):
+        await threads.run(divmod, 7, 2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    results = await asyncio.gather(*(threads.run(divmod, number, 2) for number in range(9)))
+    assert results == [divmod(number, 2) for number in range(9)]
+    await threads.close()
+
+
 async def test_many_calls() -> None:
     """Each of many calls at once gets its own result, and an error goes to the one that caused it."""
     threads = Threads("test", 4)

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -36,6 +37,10 @@ class Threads:
         self._name = name
         self._count_max = count_max
         self._threads: list[threading.Thread] = []
+        #: Not set while a thread starts others. It changes under the lock, so that no call comes unseen.
+        self._grown = threading.Event()
+        self._grown.set()
+        self._growth = threading.Lock()
         #: None ends the thread that takes it.
         self._calls: SimpleQueue[tuple[asyncio.Future[Any], _Call] | None] = SimpleQueue()
         self._finished: deque[_Result] = deque()
@@ -56,12 +61,9 @@ class Threads:
         if self._is_closed:
             raise Closed(f"{self._name} is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if self._busy_count >= len(self._threads) < self._count_max:
-            # A daemon, because the interpreter would wait for others for ever before it asks us to end them.
-            thread = threading.Thread(target=self._work, name=f"bucketry {self._name}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
         self._busy_count += 1
+        if self._busy_count > len(self._threads) < self._count_max:
+            self._grow()
         self._calls.put((future, lambda: function(*args, **kwargs)))
         return await future
 
@@ -78,12 +80,55 @@ class Threads:
     def end(self) -> None:
         """End the threads after what has begun and what waits for its turn. Blocks; for the interpreter's
         exit."""
+        self._grown.wait()
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
             thread.join()
         self._threads.clear()
         _unclosed.discard(self)
+
+    def _grow(self) -> None:
+        """Start a thread, and leave it to that one to start others: who starts one waits until it runs, which
+        on a busy machine takes longer than a request."""
+        with self._growth:
+            if not self._grown.is_set():
+                return
+            self._grown.clear()
+        wanted_count = min(2 * len(self._threads), self._count_max)
+        try:
+            self._start(partial(self._start_others, wanted_count))
+        except RuntimeError:
+            # The system has no more; those that are there will do, if there are any.
+            self._grown.set()
+            if not self._threads:
+                self._busy_count -= 1
+                raise
+
+    def _start_others(self, wanted_count: int) -> None:
+        try:
+            while self._are_too_few(wanted_count):
+                self._start(self._work)
+        except RuntimeError:
+            self._grown.set()  # as above
+        self._work()
+
+    def _are_too_few(self, wanted_count: int) -> bool:
+        with self._growth:
+            if len(self._threads) < max(wanted_count, min(self._busy_count, self._count_max)):
+                return True
+            self._grown.set()
+            return False
+
+    def _start(self, life: Callable[[], None]) -> None:
+        # A daemon, because the interpreter would wait for others for ever before it asks us to end them.
+        thread = threading.Thread(target=life, name=f"bucketry {self._name}", daemon=True)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.remove(thread)
+            raise
 
     def _work(self) -> None:
         """A thread's life."""
