@@ -34,6 +34,7 @@ FILE_ERRNOS: Final[Mapping[type[BaseException], int]] = {
     errors.AlreadyExists: errno.EEXIST,
     # As NFS says when the file behind a handle was replaced.
     errors.PreconditionFailed: errno.ESTALE,
+    errors.UploadGone: errno.EAGAIN,
     errors.Denied: errno.EACCES,
     errors.Busy: errno.EBUSY,
     errors.ReadOnly: errno.EROFS,

@@ -9,6 +9,7 @@
     │   └── BucketNotFound        nor does the bucket: never to be taken for an absent object
     ├── AlreadyExists             put-if-absent, or create: something is there
     ├── PreconditionFailed        put-if-match: the object is not the one that was seen
+    ├── UploadGone                an upload in parts was completed or aborted meanwhile: begin it anew
     ├── Denied                    the store refuses our credentials or our rights
     │   └── WrongPassword         the volume refuses our password
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
@@ -53,6 +54,10 @@ class AlreadyExists(BucketryError):
 
 class PreconditionFailed(BucketryError):
     """The object changed since it was seen (its ETag differs), or has gone."""
+
+
+class UploadGone(BucketryError):
+    """The upload in parts does not exist any more. Not a NotFound: it says nothing of the object."""
 
 
 class Denied(BucketryError):

@@ -121,6 +121,23 @@ async def test_a_body_beyond_the_limit_passes_alone() -> None:
 
 
 @on_virtual_time
+async def test_parts_count_as_puts() -> None:
+    """Parts of an upload keep within the limits of requests and bytes, and go by their priority."""
+    below = FaultyBucket(MemoryBucket(), rates=FaultRates(delay_min_seconds=1, delay_max_seconds=1))
+    bucket = Limited(below, LimitSettings(requests_max=8, bytes_max=100))
+    upload_id = await bucket.create_upload("k", part_size_bytes=50)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    parts = await asyncio.gather(
+        *(bucket.put_part("k", upload_id, number, bytes(50)) for number in range(1, 7))
+    )
+    assert loop.time() - started == 3
+    await bucket.complete_upload("k", upload_id, parts)
+    assert [len(page) async for page in bucket.list_uploads()] == []
+    assert figures(bucket) == NOTHING
+
+
+@on_virtual_time
 async def test_a_range_counts_as_its_bytes() -> None:
     """Two ranges that do not fit together are fetched one after the other."""
     below = FaultyBucket(MemoryBucket(), rates=FaultRates(delay_min_seconds=1, delay_max_seconds=1))

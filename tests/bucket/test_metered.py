@@ -48,6 +48,12 @@ async def test_every_verb_is_counted_once_with_its_bytes() -> None:
         await bucket.get("0")
     with pytest.raises(AlreadyExists):
         await bucket.put("2", bytes(7), condition=IfAbsent())
+    upload_id = await bucket.create_upload("up", part_size_bytes=50)
+    parts = [await bucket.put_part("up", upload_id, number, bytes(50)) for number in (1, 2)]
+    assert [len(page) async for page in bucket.list_uploads()] == [1]
+    assert [len(page) async for page in bucket.list_parts("up", upload_id)] == [2]
+    await bucket.complete_upload("up", upload_id, parts)
+    await bucket.abort_upload("up", upload_id)
     seen = {name: operation(bucket, name) for name in OPERATIONS}
     assert {name: meter["count"] for name, meter in seen.items()} == {
         "head": 1,
@@ -56,10 +62,17 @@ async def test_every_verb_is_counted_once_with_its_bytes() -> None:
         "delete": 1,
         "delete_many": 1,
         "list": 2,  # the page, and the answer that there are no more
+        "create_upload": 1,
+        "put_part": 2,
+        "complete_upload": 1,
+        "abort_upload": 1,
+        "list_uploads": 2,
+        "list_parts": 2,
     }
     assert {name: meter["bytes"] for name, meter in seen.items() if meter["bytes"]} == {
         "get": 100,
         "put": 300,
+        "put_part": 100,
     }
     assert {name: meter["errors"] for name, meter in seen.items() if meter["errors"]} == {
         "get": {"NotFound": 1},

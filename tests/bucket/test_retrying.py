@@ -22,6 +22,7 @@ from bucketry.errors import (
     Throttled,
     Unavailable,
     Unsupported,
+    UploadGone,
 )
 from bucketry.settings import RetrySettings
 from bucketry.testing.faulty_bucket import Fail, Fault, FaultyBucket, LoseAnswer, Throttle
@@ -55,8 +56,16 @@ async def walk(bucket: Retrying) -> None:
     assert (await bucket.get("a")).data == b"two"
     assert (await bucket.get("b", byte_range=ByteRange(1, 3))).data == b"23"
     assert [entry.key async for page in bucket.list() for entry in page] == ["a", "b"]
+    upload_id = await bucket.create_upload("up", part_size_bytes=2)
+    parts = [await bucket.put_part("up", upload_id, number, data) for number, data in ((1, b"12"), (2, b"3"))]
+    assert [part async for page in bucket.list_parts("up", upload_id) for part in page] == parts
+    known = [u async for page in bucket.list_uploads() for u in page if u.upload_id == upload_id]
+    assert [upload.key for upload in known] == ["up"]
+    third = await bucket.complete_upload("up", upload_id, parts, condition=IfAbsent())
+    assert (await bucket.head("up")).etag == third
+    await bucket.abort_upload("up", upload_id)
     await bucket.delete("a")
-    await bucket.delete_many(iter(["b", "c"]))
+    await bucket.delete_many(iter(["b", "c", "up"]))
     assert [page async for page in bucket.list() if page] == []
     with pytest.raises(NotFound):
         await bucket.get("a")
@@ -94,6 +103,51 @@ async def test_two_lost_answers_in_a_row_do_not_hide_our_own_success() -> None:
     etag = await retrying(below).put("k", b"ours", condition=IfAbsent())
     assert [request.operation for request in below.requests] == ["put", "put", "head", "head"]
     assert etag == (await below.head("k")).etag
+
+
+@pytest.mark.parametrize("lost_count", [1, 2, 3])
+@on_virtual_time
+async def test_lost_answers_do_not_hide_a_completed_upload(lost_count: int) -> None:
+    """The upload was completed and nobody told us: the next attempt finds it gone, reads back, and
+    succeeds."""
+    below = faulty()
+    bucket = retrying(below)
+    upload_id = await bucket.create_upload("k", part_size_bytes=4)
+    part = await bucket.put_part("k", upload_id, 1, b"ours")
+    below.plan(LoseAnswer(), operation="complete_upload", times=lost_count)
+    etag = await bucket.complete_upload("k", upload_id, [part], condition=IfAbsent())
+    assert etag == (await below.head("k")).etag
+    assert PUT_ID not in (await bucket.head("k")).attributes.metadata
+
+
+@on_virtual_time
+async def test_an_upload_that_somebody_ended_is_not_taken_for_ours() -> None:
+    """The answer got lost, and the object that is there is somebody else's: the upload is gone. So it is when
+    nothing is there, and when this program did not begin the upload."""
+    for theirs in (True, False):
+        store = MemoryStore()
+        below = faulty(store)
+        bucket = retrying(below)
+        upload_id = await bucket.create_upload("k", part_size_bytes=4)
+        part = await bucket.put_part("k", upload_id, 1, b"ours")
+        hold = below.hold(operation="complete_upload")
+        below.plan(Fail(), operation="complete_upload")
+        completion = asyncio.create_task(bucket.complete_upload("k", upload_id, [part]))
+        await hold.wait_arrived()
+        await MemoryBucket(store).abort_upload("k", upload_id)
+        if theirs:
+            await MemoryBucket(store).put("k", b"theirs")
+        hold.release()
+        with pytest.raises(UploadGone):
+            await completion
+    below = faulty()
+    begun = retrying(below)
+    upload_id = await begun.create_upload("k", part_size_bytes=4)
+    part = await begun.put_part("k", upload_id, 1, b"ours")
+    below.plan(LoseAnswer(), operation="complete_upload")
+    with pytest.raises(UploadGone):
+        await retrying(below).complete_upload("k", upload_id, [part], condition=IfAbsent())
+    assert (await below.get("k")).data == b"ours"
 
 
 @on_virtual_time

@@ -21,6 +21,7 @@ from bucketry.errors import (
     Throttled,
     Unavailable,
     Unsupported,
+    UploadGone,
 )
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
@@ -53,6 +54,7 @@ _BY_CODE: dict[str, type[BucketryError]] = {
     "ContainerBeingDeleted": BucketNotFound,
     "NoSuchKey": NotFound,
     "BlobNotFound": NotFound,
+    "NoSuchUpload": UploadGone,
     "BlobAlreadyExists": AlreadyExists,
     # "A conflicting operation occurred": says nothing of the object, only to try again.
     "ConditionalRequestConflict": Unavailable,
@@ -167,13 +169,19 @@ def read_failure(error: Exception) -> Failure:
     if status in _TYPED_STATUSES and _UNTYPED.match(text):
         return _read_failed_credentials(status, is_known=True)
     found_code = _CODE.search(text)
-    code = found_code[1] if found_code else None
+    found_message = _MESSAGE.search(text)
+    return read_answer(
+        status, found_code[1] if found_code else None, found_message[1] if found_message else ""
+    )
+
+
+def read_answer(status: int, code: str | None, message: str) -> Failure:
+    """What an answer with this HTTP status, the store's own code and its sentence means to us."""
     # 4xx that is not in the tables is our mistake, or the store's lack: trying again does not help.
     fallback = Unavailable if status >= 500 else Invalid
     kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, fallback)
-    found_message = _MESSAGE.search(text)
-    message = " ".join(found_message[1].split())[:_MESSAGE_MAX] if found_message else ""
-    said = ": ".join(filter(None, [code, "".join(c for c in message if c.isprintable())]))
+    sentence = " ".join(message.split())[:_MESSAGE_MAX]
+    said = ": ".join(filter(None, [code, "".join(c for c in sentence if c.isprintable())]))
     return Failure(kind, f"HTTP {status}" + (f" ({said})" if said else ""), status, code)
 
 

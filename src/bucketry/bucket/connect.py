@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,10 +21,12 @@ from bucketry.bucket.credentials import (
     read_profile,
 )
 from bucketry.bucket.directory import DirectoryBucket
-from bucketry.bucket.interface import Bucket
+from bucketry.bucket.interface import Bucket, UploadLimits
 from bucketry.bucket.location import Location, parse_url
 from bucketry.bucket.memory import MemoryBucket, shared_store
 from bucketry.bucket.objects import DIALECTS, ObjectsBucket, Store
+from bucketry.bucket.parts import S3_LIMITS
+from bucketry.bucket.s3_uploads import WHY_NOT_INSTALLED, S3Place, S3Uploads, is_installed
 from bucketry.errors import Invalid, Unsupported
 from bucketry.settings import BucketSettings
 
@@ -35,6 +38,14 @@ _DEFAULT_REGION = "us-east-1"
 #: The layer above owns retries.
 _NO_RETRIES: "RetryConfig" = {"max_retries": 0}
 _SSE = ("AES256", "aws:kms")
+#: In one put. Google takes 5 TiB, but not in one request that may be repeated; Azure 5,000 MiB.
+_NO_PARTS = UploadLimits(
+    put_size_max_bytes=5000 << 20,
+    why_no_parts="objects are put whole here, and have at most 5,000 MiB",
+)
+_S3_WITHOUT_PARTS = UploadLimits(
+    put_size_max_bytes=S3_LIMITS.put_size_max_bytes, why_no_parts=WHY_NOT_INSTALLED
+)
 
 
 def connect(settings: BucketSettings) -> Bucket:
@@ -51,10 +62,15 @@ def connect(settings: BucketSettings) -> Bucket:
         return DirectoryBucket(location.directory, threads_count_max=threads_count_max)
     if location.scheme == "memory":
         return MemoryBucket(shared_store(location.bucket_name), url=location.bucket_url)
+    limits, make_uploads = _NO_PARTS, None
     try:
         match location.scheme:
             case "s3":
-                store: Store = _s3_store(settings, location, environment)
+                place = _s3_place(settings, location, environment)
+                store: Store = _s3_store(settings, place, environment)
+                limits = _S3_WITHOUT_PARTS
+                if is_installed():
+                    limits, make_uploads = S3_LIMITS, partial(S3Uploads, place, location.bucket_url)
             case "gs":
                 store = _gs_store(settings, location, environment)
             case _:
@@ -69,6 +85,8 @@ def connect(settings: BucketSettings) -> Bucket:
         url=location.bucket_url,
         dialect=DIALECTS[location.scheme],
         threads_count_max=threads_count_max,
+        upload_limits=limits,
+        make_uploads=make_uploads,
         put_attributes={"Storage-Class": settings.storage_class} if settings.storage_class else {},
     )
 
@@ -94,7 +112,8 @@ def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
             raise Invalid(f"{name} means nothing to {location.scheme}://")
 
 
-def _s3_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> S3Store:
+def _s3_place(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> S3Place:
+    """Where and who, for both clients."""
     # An access file, or no credentials at all, leaves nothing that a profile would be read for.
     needs_profile = settings.profile is not None or not (
         settings.anonymous or settings.access_file or settings.access_key or settings.credential_provider
@@ -120,33 +139,57 @@ def _s3_store(settings: BucketSettings, location: Location, environment: Mapping
     if path_style is None:
         # A name with dots does not match the certificate's wildcard.
         path_style = endpoint is not None or "." in location.bucket_name
-    # All that the client would otherwise take from the environment and that would change what we mean.
-    config: S3Config = {
-        "region": region,
-        "virtual_hosted_style_request": not path_style,
-        "unsigned_payload": False,
-        "conditional_put": "etag",
-    }
-    if endpoint is not None:
-        # The client wants the bucket's own host here, and puts it together itself only for AWS.
-        config["endpoint"] = endpoint if path_style else _virtual_host(endpoint, location.bucket_name)
+    arguments = {}
+    if settings.storage_class is not None:
+        arguments["StorageClass"] = settings.storage_class
     if settings.sse is not None:
         if settings.sse not in _SSE:
             raise Invalid(f"server-side encryption {settings.sse!r} is not one of {', '.join(_SSE)}")
-        config["server_side_encryption"] = settings.sse
+        arguments["ServerSideEncryption"] = settings.sse
     if settings.sse_key_id is not None:
         if settings.sse != "aws:kms":
             raise Invalid("a key id for server-side encryption goes with aws:kms only")
-        config["sse_kms_key_id"] = settings.sse_key_id
+        arguments["SSEKMSKeyId"] = settings.sse_key_id
+    return S3Place(
+        bucket_name=location.bucket_name,
+        endpoint=endpoint,
+        region=region,
+        path_style=path_style,
+        ca_file=ca_file,
+        insecure=settings.insecure,
+        credentials=find_credentials(settings, environment, profile),
+        timeout_seconds=settings.timeout_seconds,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        connections_max=settings.limits.requests_max,
+        put_arguments=arguments,
+    )
 
-    credentials = find_credentials(settings, environment, profile)
+
+def _s3_store(settings: BucketSettings, place: S3Place, environment: Mapping[str, str]) -> S3Store:
+    # All that the client would otherwise take from the environment and that would change what we mean.
+    config: S3Config = {
+        "region": place.region,
+        "virtual_hosted_style_request": not place.path_style,
+        "unsigned_payload": False,
+        "conditional_put": "etag",
+    }
+    if place.endpoint is not None:
+        # The client wants the bucket's own host here, and puts it together itself only for AWS.
+        config["endpoint"] = (
+            place.endpoint if place.path_style else _virtual_host(place.endpoint, place.bucket_name)
+        )
+    if settings.sse is not None:
+        config["server_side_encryption"] = settings.sse
+    if settings.sse_key_id is not None:
+        config["sse_kms_key_id"] = settings.sse_key_id
+    credentials = place.credentials
     config["skip_signature"] = isinstance(credentials, Anonymous)
     if isinstance(credentials, FromClient):
         config["metadata_endpoint"] = metadata_endpoint(environment)
     return S3Store(
-        location.bucket_name,
+        place.bucket_name,
         config=config,
-        client_options=_client_options(settings, endpoint, ca_file),
+        client_options=_client_options(settings, place.endpoint, place.ca_file),
         retry_config=_NO_RETRIES,
         credential_provider=None if isinstance(credentials, Anonymous | FromClient) else credentials,
     )

@@ -21,8 +21,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
+from bucketry.bucket import directory_uploads
 from bucketry.bucket.envelope import (
     ETAG_BYTES,
     HEADER_BYTES_MAX,
@@ -42,8 +43,13 @@ from bucketry.bucket.interface import (
     IfMatch,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadLimits,
+    UploadPages,
 )
 from bucketry.bucket.keys import check_key, key_flaw
+from bucketry.bucket.parts import check_part, check_part_size, check_parts
 from bucketry.bucket.threads import Threads
 from bucketry.core.priority import Priority
 from bucketry.errors import (
@@ -57,6 +63,7 @@ from bucketry.errors import (
     PreconditionFailed,
     Unavailable,
     Unsupported,
+    UploadGone,
 )
 
 P = ParamSpec("P")
@@ -67,6 +74,10 @@ PRIVATE_NAME = ".bucketry"
 _LOCK_NAME = "lock"
 #: Entries of one page of a listing: S3's.
 _PAGE_COUNT_MAX = 1000
+#: A put is in memory; parts are as S3's, but may be small: a directory has no reason to refuse them.
+_UPLOAD_LIMITS = UploadLimits(
+    put_size_max_bytes=5 << 30, parts_max=10_000, part_size_min_bytes=1, part_size_max_bytes=5 << 30
+)
 #: Enough for the header of nearly every object in one read.
 _FIRST_READ_BYTES = 4096
 #: A file of a writer that died is removed when it is older; a living writer holds a lock on its file, so that
@@ -136,6 +147,68 @@ class DirectoryBucket:
             # It holds directories open.
             entries.close()
 
+    @property
+    def upload_limits(self) -> UploadLimits:
+        return _UPLOAD_LIMITS
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        check_part_size(_UPLOAD_LIMITS, part_size_bytes)
+        return await self._run(
+            key, self._in_private, directory_uploads.create, key, part_size_bytes, attributes
+        )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        check_part(_UPLOAD_LIMITS, number, len(data))
+        return await self._run(
+            key, self._in_private, directory_uploads.put_part, key, upload_id, number, data
+        )
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        check_parts(parts)
+        return await self._run(key, self._complete, key, upload_id, parts, condition)
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        await self._run(key, self._in_private, directory_uploads.remove, key, upload_id)
+
+    async def list_uploads(
+        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> UploadPages:
+        found = await self._run(None, self._in_private, directory_uploads.listed, prefix)
+        if found:
+            yield found
+
+    async def list_parts(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD
+    ) -> PartPages:
+        found = await self._run(key, self._in_private, directory_uploads.parts_of, key, upload_id)
+        if found:
+            yield found
+
     def statistics(self) -> Mapping[str, object]:
         return {"calls_under_way": self._threads.busy_count}
 
@@ -153,6 +226,8 @@ class DirectoryBucket:
             raise _translate(error, thing) from error
         except Corrupt as error:
             raise Corrupt(f"{thing}: {error}") from error
+        except UploadGone:
+            raise UploadGone(f"{thing}: its upload in parts has ended") from None
 
     # Everything below runs in threads.
 
@@ -232,28 +307,48 @@ class DirectoryBucket:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 _write(file, [header, data])
                 os.fsync(file)
-                for attempt in range(1, _ATTEMPTS_MAX + 1):
-                    try:
-                        self._name(root, private, temporary, key, condition)
-                        break
-                    except FileNotFoundError:
-                        # Its sub-directory was emptied and removed meanwhile.
-                        if attempt == _ATTEMPTS_MAX:
-                            raise
+                self._name(root, private, private, temporary, key, condition)
             finally:
                 os.close(file)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=private)
         return f'"{etag.hex()}"'
 
-    def _name(self, root: int, private: int, temporary: str, key: str, condition: Condition) -> None:
-        """Give the finished file the object's name, durably."""
+    def _complete(self, key: str, upload_id: str, parts: Sequence[Part], condition: Condition) -> str:
+        with (
+            self._open_root() as root,
+            self._open_private(root) as private,
+            directory_uploads.completing(private, key, upload_id, parts) as directory,
+        ):
+            self._name(root, private, directory, directory_uploads.DATA, key, condition)
+        return f'"{upload_id}"'
+
+    def _in_private(self, function: Callable[Concatenate[int, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._open_root() as root, self._open_private(root) as private:
+            return function(private, *args, **kwargs)
+
+    def _name(
+        self, root: int, private: int, source: int, temporary: str, key: str, condition: Condition
+    ) -> None:
+        """Give the finished file ``temporary`` in the directory ``source`` the object's name, durably."""
+        for attempt in range(1, _ATTEMPTS_MAX + 1):
+            try:
+                self._try_to_name(root, private, source, temporary, key, condition)
+                break
+            except FileNotFoundError:
+                # Its sub-directory was emptied and removed meanwhile.
+                if attempt == _ATTEMPTS_MAX:
+                    raise
+
+    def _try_to_name(
+        self, root: int, private: int, source: int, temporary: str, key: str, condition: Condition
+    ) -> None:
         with self._open_parent(root, key, make=True) as (parent, name):
             with _locked(private, alone=isinstance(condition, IfMatch)):
                 match condition:
                     case IfAbsent():
                         try:
-                            os.link(temporary, name, src_dir_fd=private, dst_dir_fd=parent)
+                            os.link(temporary, name, src_dir_fd=source, dst_dir_fd=parent)
                         except FileExistsError:
                             raise AlreadyExists(f"{self._url}: object {key} exists") from None
                     case IfMatch(etag):
@@ -265,9 +360,9 @@ class DirectoryBucket:
                             raise PreconditionFailed(
                                 f"{self._url}: object {key} is not the one that was seen"
                             )
-                        os.rename(temporary, name, src_dir_fd=private, dst_dir_fd=parent)
+                        os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=parent)
                     case None:
-                        os.rename(temporary, name, src_dir_fd=private, dst_dir_fd=parent)
+                        os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=parent)
             os.fsync(parent)
 
     def _delete(self, keys: Sequence[str]) -> None:

@@ -65,8 +65,9 @@ def header_size(begin: bytes) -> int:
     return size
 
 
-def decode_header(header: bytes, file_size_bytes: int) -> Header:
-    """The header, checked. Raises Corrupt, with the end of a sentence."""
+def decode_header(header: bytes, file_size_bytes: int | None) -> Header:
+    """The header, checked against the file's size unless that is None (it is not finished yet). Raises
+    Corrupt, with the end of a sentence."""
     if len(header) < _FIXED.size:
         raise Corrupt("its header is cut short")
     _, size, checksum, data_size_bytes, etag = _FIXED.unpack_from(header)
@@ -74,7 +75,7 @@ def decode_header(header: bytes, file_size_bytes: int) -> Header:
         raise Corrupt("its header is cut short")
     if zlib.crc32(header[_CHECKED_FROM:size]) != checksum:
         raise Corrupt("its header is damaged")
-    if size + data_size_bytes != file_size_bytes:
+    if file_size_bytes is not None and size + data_size_bytes != file_size_bytes:
         raise Corrupt(f"it has {file_size_bytes - size} bytes of data, its header says {data_size_bytes}")
     return Header(f'"{etag.hex()}"', size, data_size_bytes, _decode_attributes(header[_FIXED.size : size]))
 

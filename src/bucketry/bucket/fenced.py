@@ -1,11 +1,11 @@
-"""A bucket that is changed only while we may: every put and delete asks a fence first.
+"""A bucket that is changed only while we may: every put, delete and upload asks a fence first.
 
 It stands right above the store, below the retries: an attempt that was postponed asks again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket, Condition
+from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket, Condition, Part
 from bucketry.bucket.wrapper import BucketWrapper
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.priority import Priority
@@ -53,3 +53,48 @@ class FencedBucket(BucketWrapper):
     async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
         self._fence.check()
         await self._below.delete_many(keys, priority=priority)
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        self._fence.check()
+        return await self._below.create_upload(
+            key, part_size_bytes=part_size_bytes, attributes=attributes, priority=priority
+        )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        self._fence.check()
+        return await self._below.put_part(key, upload_id, number, data, priority=priority)
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        self._fence.check()
+        return await self._below.complete_upload(
+            key, upload_id, parts, condition=condition, priority=priority
+        )
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        self._fence.check()
+        await self._below.abort_upload(key, upload_id, priority=priority)

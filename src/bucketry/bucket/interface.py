@@ -4,7 +4,7 @@ Keys are text without a leading slash. A key is whatever the store keeps; prefix
 All implementations, wrappers and fakes pass the suite in ``bucketry.testing.bucket_contract``.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -68,6 +68,44 @@ class ByteRange:
 
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """How large an object may be in one put, and in parts."""
+
+    #: Of one put.
+    put_size_max_bytes: int
+    #: 0: there are no uploads in parts here, and ``why_no_parts`` says what to do about it.
+    parts_max: int = 0
+    part_size_min_bytes: int = 1
+    part_size_max_bytes: int = 0
+    why_no_parts: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is in the store. ``tag`` is the store's name for its bytes; ``crc32c`` is of its bytes, and
+    None in a listing of a store that does not keep it."""
+
+    number: int
+    size_bytes: int
+    tag: str
+    crc32c: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload in parts that is neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    started: datetime | None = None
+
+
+#: Named here, because within a bucket ``list`` is the method.
+UploadPages: TypeAlias = AsyncIterator[list[OpenUpload]]
+PartPages: TypeAlias = AsyncIterator[list[Part]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +176,69 @@ class Bucket(Protocol):
         """Pages of the objects whose keys begin with ``prefix`` (any string, not only whole path segments)
         and sort after ``after``. Keys come in one order, ascending by code point; nothing is fetched ahead of
         need."""
+        ...
+
+    # Uploads in parts: nobody sees the object before it is completed, and what is neither completed nor
+    # aborted stays, and is paid for. Where ``upload_limits.parts_max`` is 0 they raise Unsupported.
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """The same for as long as the bucket is open."""
+        ...
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        """Begin an upload of one object, and return its id. Each part but the last will have
+        ``part_size_bytes``. There may be several for one key. When an answer got lost, one may be left that
+        nobody knows."""
+        ...
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        """Store part ``number`` (from 1), in place of one that had this number. Parts may be put at once, in
+        any order. Raises UploadGone when the upload was completed or aborted."""
+        ...
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        """Make the object of its parts, numbered from 1 without a gap, as ``put`` would have put it whole,
+        and return its ETag. Raises what ``put`` raises, and the upload then is still open; UploadGone."""
+        ...
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        """Forget an upload and its parts; succeeds when there is none. A part that is under way meanwhile may
+        stay in some stores: abort when all have ended."""
+        ...
+
+    def list_uploads(self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND) -> UploadPages:
+        """Pages of the open uploads whose keys begin with ``prefix``."""
+        ...
+
+    def list_parts(self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD) -> PartPages:
+        """Pages of the parts that are in the store, by number; one that was put twice with different bytes
+        may be missing. Raises UploadGone."""
         ...
 
     def statistics(self) -> Mapping[str, object]:

@@ -13,11 +13,12 @@ those after it wait for. So the average is right, though as many downloads as th
 once on an idle line.
 
 A page of a listing is a request; nothing is held while the caller looks at a page. Deletes of many keys are
-one request here.
+one request here; a part of an upload counts as a put.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
@@ -28,6 +29,9 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadPages,
 )
 from bucketry.bucket.wrapper import BucketWrapper, close_pages, loop_seconds
 from bucketry.core.bytes_like import BytesLike
@@ -35,6 +39,10 @@ from bucketry.core.priority import Priority
 from bucketry.core.rate import Rate
 from bucketry.core.slots import Slot, SlotTable
 from bucketry.settings import LimitSettings
+
+_T = TypeVar("_T")
+#: Named here, because within a bucket ``list`` is the method.
+_Pages: TypeAlias = AsyncIterator[list[_T]]
 
 
 class Limited(BucketWrapper):
@@ -115,10 +123,79 @@ class Limited(BucketWrapper):
         finally:
             self._turns.leave(slot)
 
-    async def list(
+    def list(
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
-        pages = self._below.list(prefix=prefix, after=after, priority=priority)
+        return self._pages(self._below.list(prefix=prefix, after=after, priority=priority), priority)
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            return await self._below.create_upload(
+                key, part_size_bytes=part_size_bytes, attributes=attributes, priority=priority
+            )
+        finally:
+            self._turns.leave(slot)
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        size_bytes = len(data)
+        if self._upload is not None:
+            await self._upload.wait(priority, size_bytes)
+        slot = await self._turns.enter(priority, size_bytes)
+        try:
+            return await self._below.put_part(key, upload_id, number, data, priority=priority)
+        finally:
+            self._turns.leave(slot)
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            return await self._below.complete_upload(
+                key, upload_id, parts, condition=condition, priority=priority
+            )
+        finally:
+            self._turns.leave(slot)
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        slot = await self._turns.enter(priority, 0)
+        try:
+            await self._below.abort_upload(key, upload_id, priority=priority)
+        finally:
+            self._turns.leave(slot)
+
+    def list_uploads(self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND) -> UploadPages:
+        return self._pages(self._below.list_uploads(prefix=prefix, priority=priority), priority)
+
+    def list_parts(self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD) -> PartPages:
+        return self._pages(self._below.list_parts(key, upload_id, priority=priority), priority)
+
+    async def _pages(self, pages: _Pages[_T], priority: Priority) -> _Pages[_T]:
+        """The same pages, each of which needs a slot."""
         try:
             while True:
                 slot = await self._turns.enter(priority, 0)

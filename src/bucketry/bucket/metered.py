@@ -5,8 +5,9 @@ Below the retrying one it counts attempts, which is what a store counts and bill
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
@@ -17,14 +18,32 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadPages,
 )
 from bucketry.bucket.wrapper import BucketWrapper, close_pages
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.histogram import LatencyHistogram
 from bucketry.core.priority import Priority
 
-#: As they are named in the statistics. A page of a listing is one ``list``.
-OPERATIONS = ("head", "get", "put", "delete", "delete_many", "list")
+#: As they are named in the statistics. A page of a listing is one request.
+OPERATIONS = (
+    "head",
+    "get",
+    "put",
+    "delete",
+    "delete_many",
+    "list",
+    "create_upload",
+    "put_part",
+    "complete_upload",
+    "abort_upload",
+    "list_uploads",
+    "list_parts",
+)
+
+_T = TypeVar("_T")
 
 
 class Metered(BucketWrapper):
@@ -45,7 +64,7 @@ class Metered(BucketWrapper):
         self._gauge = _Gauge()
         self._meters = {operation: _Meter(self._gauge, now) for operation in OPERATIONS}
         self._head, self._get, self._put, self._delete, self._delete_many, self._list = (
-            self._meters[operation] for operation in OPERATIONS
+            self._meters[operation] for operation in OPERATIONS[:6]
         )
 
     async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
@@ -84,19 +103,66 @@ class Metered(BucketWrapper):
         with _Timing(self._delete_many):
             await self._below.delete_many(keys, priority=priority)
 
-    async def list(
+    def list(
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
-        pages = self._below.list(prefix=prefix, after=after, priority=priority)
-        try:
-            while True:
-                with _Timing(self._list):
-                    page = await anext(pages, None)
-                if page is None:
-                    return
-                yield page
-        finally:
-            await close_pages(pages)
+        return _pages(self._below.list(prefix=prefix, after=after, priority=priority), self._list)
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        with _Timing(self._meters["create_upload"]):
+            return await self._below.create_upload(
+                key, part_size_bytes=part_size_bytes, attributes=attributes, priority=priority
+            )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        meter = self._meters["put_part"]
+        with _Timing(meter):
+            part = await self._below.put_part(key, upload_id, number, data, priority=priority)
+            meter.size_bytes += len(data)
+            return part
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        with _Timing(self._meters["complete_upload"]):
+            return await self._below.complete_upload(
+                key, upload_id, parts, condition=condition, priority=priority
+            )
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        with _Timing(self._meters["abort_upload"]):
+            await self._below.abort_upload(key, upload_id, priority=priority)
+
+    def list_uploads(self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND) -> UploadPages:
+        pages = self._below.list_uploads(prefix=prefix, priority=priority)
+        return _pages(pages, self._meters["list_uploads"])
+
+    def list_parts(self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD) -> PartPages:
+        pages = self._below.list_parts(key, upload_id, priority=priority)
+        return _pages(pages, self._meters["list_parts"])
 
     def statistics(self) -> Mapping[str, object]:
         figures = {
@@ -105,6 +171,19 @@ class Metered(BucketWrapper):
             "operations": {operation: meter.statistics() for operation, meter in self._meters.items()},
         }
         return {**self._below.statistics(), "metered": figures}
+
+
+async def _pages(pages: AsyncIterator[list[_T]], meter: "_Meter") -> AsyncIterator[list[_T]]:
+    """The same pages, each of them counted."""
+    try:
+        while True:
+            with _Timing(meter):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            yield page
+    finally:
+        await close_pages(pages)
 
 
 class _Gauge:

@@ -5,7 +5,7 @@ Its synchronous calls run in threads of our own: that costs less than its asynch
 off, for only the layer above knows what may be sent twice. See docs/decisions/0001-obstore.md.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -26,8 +26,14 @@ from bucketry.bucket.interface import (
     IfMatch,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadLimits,
+    UploadPages,
 )
 from bucketry.bucket.keys import check_key
+from bucketry.bucket.parts import check_part, check_part_size, check_parts
+from bucketry.bucket.s3_uploads import S3Uploads
 from bucketry.bucket.threads import Threads
 from bucketry.core.priority import Priority
 from bucketry.errors import (
@@ -79,7 +85,8 @@ DIALECTS = {
 
 class ObjectsBucket:
     """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names
-    (Storage-Class)."""
+    (Storage-Class). ``make_uploads`` is given what tells whether an object exists, and makes what uploads in
+    parts; None where there are none, which ``upload_limits`` then say."""
 
     def __init__(
         self,
@@ -88,6 +95,8 @@ class ObjectsBucket:
         url: str,
         dialect: Dialect,
         threads_count_max: int,
+        upload_limits: UploadLimits,
+        make_uploads: Callable[[Callable[[str], bool]], S3Uploads] | None = None,
         put_attributes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._store = store
@@ -95,6 +104,8 @@ class ObjectsBucket:
         self._dialect = dialect
         self._put_attributes = put_attributes
         self._threads = Threads(url, threads_count_max)
+        self._upload_limits = upload_limits
+        self._uploads = None if make_uploads is None else make_uploads(self._exists)
 
     @property
     def url(self) -> str:
@@ -166,11 +177,87 @@ class ObjectsBucket:
             if _is_past(found[-1]["path"], prefix):
                 return
 
+    @property
+    def upload_limits(self) -> UploadLimits:
+        return self._upload_limits
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        uploads = self._some_uploads(key)
+        check_part_size(self._upload_limits, part_size_bytes)
+        return await self._threads.run(uploads.create, key, attributes)
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        uploads = self._some_uploads(key)
+        check_part(self._upload_limits, number, len(data))
+        return await self._threads.run(uploads.put_part, key, upload_id, number, data)
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        uploads = self._some_uploads(key)
+        check_parts(parts)
+        return await self._threads.run(uploads.complete, key, upload_id, parts, condition)
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        await self._threads.run(self._some_uploads(key).abort, key, upload_id)
+
+    async def list_uploads(
+        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> UploadPages:
+        uploads = self._some_uploads(None)
+        marker: tuple[str, str] | None = ("", "")
+        while marker is not None:
+            page, marker = await self._threads.run(uploads.uploads_page, prefix, marker)
+            if page:
+                yield page
+
+    async def list_parts(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD
+    ) -> PartPages:
+        uploads = self._some_uploads(key)
+        after: int | None = 0
+        while after is not None:
+            page, after = await self._threads.run(uploads.parts_page, key, upload_id, after)
+            if page:
+                yield page
+
+    def _some_uploads(self, key: str | None) -> S3Uploads:
+        if key is not None:
+            check_key(key)
+        if self._uploads is None:
+            raise Unsupported(f"{self._url}: {self._upload_limits.why_no_parts}")
+        return self._uploads
+
     def statistics(self) -> Mapping[str, object]:
         return {"calls_under_way": self._threads.busy_count}
 
     async def close(self) -> None:
         await self._threads.close()
+        if self._uploads is not None:
+            self._uploads.close()
 
     # Everything below runs in threads.
 
@@ -181,6 +268,15 @@ class ObjectsBucket:
             return self._info(key, result)
         except (BaseError, OSError) as error:
             raise self._translate(error, key) from error
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._head(key)
+        except NotFound as error:
+            if type(error) is not NotFound:
+                raise
+            return False
+        return True
 
     def _get(self, key: str) -> Object:
         try:

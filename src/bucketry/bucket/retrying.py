@@ -12,13 +12,16 @@ read it back, the put is a conflict, though it was in the bucket for a moment. W
 answers are missing, the put is Unavailable, and may or may not be, or become, visible: read before relying
 on either.
 
+An upload in parts has the id from its begin on, and its completion is read back the same way. When the
+answer to a begin got lost there is an upload without parts that nobody knows; who lists uploads finds it.
+
 One thing is beyond a client's reach: an attempt that timed out may linger on its way and be applied after
 its successors, even after a later put of the same key. Where that must not happen, put with a condition.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random, SystemRandom
 from typing import TypeVar
@@ -32,12 +35,21 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadPages,
 )
 from bucketry.bucket.wrapper import BucketWrapper, close_pages, loop_seconds
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.priority import Priority
 from bucketry.core.retry import RETRIED_ERRORS, RetriedError, Retry
-from bucketry.errors import AlreadyExists, NotFound, PreconditionFailed, Unavailable
+from bucketry.errors import (
+    AlreadyExists,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+    UploadGone,
+)
 from bucketry.settings import RetrySettings
 
 #: User metadata that says which conditional put made an object.
@@ -75,6 +87,8 @@ class Retrying(BucketWrapper):
         self._retry_count = 0
         self._exhausted_count = 0
         self._read_back_count = 0
+        #: Of uploads begun here and not ended here: what their objects will be stamped with.
+        self._upload_stamps: dict[str, str] = {}
 
     async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
         info = await self._persist("head", key, lambda: self._below.head(key, priority=priority))
@@ -103,27 +117,47 @@ class Retrying(BucketWrapper):
             return await self._persist(
                 "put", key, lambda: self._below.put(key, data, attributes=attributes, priority=priority)
             )
+        put_id, stamped = self._stamp(attributes)
+        return await self._persist_once(
+            "put",
+            key,
+            put_id,
+            priority,
+            lambda: self._below.put(key, data, attributes=stamped, condition=condition, priority=priority),
+        )
+
+    def _stamp(self, attributes: Attributes) -> tuple[str, Attributes]:
+        """A new id, and the attributes with it."""
         put_id = f"{self._random.getrandbits(PUT_ID_BITS):0{PUT_ID_BITS // 4}x}"
-        stamped = replace(attributes, metadata={**attributes.metadata, PUT_ID: put_id})
+        return put_id, replace(attributes, metadata={**attributes.metadata, PUT_ID: put_id})
+
+    async def _persist_once(
+        self,
+        operation: str,
+        key: str,
+        put_id: str | None,
+        priority: Priority,
+        attempt: Callable[[], Awaitable[str]],
+    ) -> str:
+        """The ETag of the object that ``attempt`` makes under a condition, and stamps with ``put_id`` (None:
+        not known any more)."""
         retry = Retry(self._settings)
         answer_lost = False
         while True:
             try:
-                return await self._below.put(
-                    key, data, attributes=stamped, condition=condition, priority=priority
-                )
-            except (AlreadyExists, PreconditionFailed):
-                if not answer_lost:
+                return await attempt()
+            except (AlreadyExists, PreconditionFailed, UploadGone):
+                if not answer_lost or put_id is None:
                     raise
                 etag = await self._read_back(key, put_id, priority, retry)
                 if etag is None:
                     raise
                 return etag
             except RETRIED_ERRORS as error:
-                # Any failure may have come after the store had applied the put; believing so costs one head
-                # at most.
+                # Any failure may have come after the store had applied it; believing so costs one head at
+                # most.
                 answer_lost = True
-                await self._pause("put", key, retry, error)
+                await self._pause(operation, key, retry, error)
 
     async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
         await self._persist("delete", key, lambda: self._below.delete(key, priority=priority))
@@ -157,6 +191,88 @@ class Retrying(BucketWrapper):
                 retry = Retry(self._settings)
         finally:
             await close_pages(pages)
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        put_id, stamped = self._stamp(attributes)
+        upload_id = await self._persist(
+            "create_upload",
+            key,
+            lambda: self._below.create_upload(
+                key, part_size_bytes=part_size_bytes, attributes=stamped, priority=priority
+            ),
+        )
+        self._upload_stamps[upload_id] = put_id
+        return upload_id
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        return await self._persist(
+            "put_part",
+            f"{key} part {number}",
+            lambda: self._below.put_part(key, upload_id, number, data, priority=priority),
+        )
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        etag = await self._persist_once(
+            "complete_upload",
+            key,
+            self._upload_stamps.get(upload_id),
+            priority,
+            lambda: self._below.complete_upload(
+                key, upload_id, parts, condition=condition, priority=priority
+            ),
+        )
+        self._upload_stamps.pop(upload_id, None)
+        return etag
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        await self._persist(
+            "abort_upload", key, lambda: self._below.abort_upload(key, upload_id, priority=priority)
+        )
+        self._upload_stamps.pop(upload_id, None)
+
+    async def list_uploads(
+        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> UploadPages:
+        # A few pages, gathered before they are passed on: after a failure the listing begins anew.
+        def begin() -> UploadPages:
+            return self._below.list_uploads(prefix=prefix, priority=priority)
+
+        for page in await self._persist("list_uploads", prefix, lambda: _gather(begin())):
+            yield page
+
+    async def list_parts(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD
+    ) -> PartPages:
+        def begin() -> PartPages:
+            return self._below.list_parts(key, upload_id, priority=priority)
+
+        for page in await self._persist("list_parts", key, lambda: _gather(begin())):
+            yield page
 
     def statistics(self) -> Mapping[str, object]:
         figures = {
@@ -205,6 +321,10 @@ class Retrying(BucketWrapper):
         except NotFound:
             return None
         return info.etag if info.attributes.metadata.get(PUT_ID) == put_id else None
+
+
+async def _gather(pages: AsyncIterator[list[_T]]) -> list[list[_T]]:
+    return [page async for page in pages]
 
 
 def _without_put_id(info: ObjectInfo) -> ObjectInfo:

@@ -14,6 +14,10 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadLimits,
+    UploadPages,
 )
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.priority import Priority
@@ -58,6 +62,57 @@ class BucketWrapper:
         self, *, prefix: str = "", after: str = "", priority: Priority = Priority.BACKGROUND
     ) -> AsyncIterator[list[Entry]]:
         return self._below.list(prefix=prefix, after=after, priority=priority)
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        return self._below.upload_limits
+
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        return await self._below.create_upload(
+            key, part_size_bytes=part_size_bytes, attributes=attributes, priority=priority
+        )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        return await self._below.put_part(key, upload_id, number, data, priority=priority)
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        return await self._below.complete_upload(
+            key, upload_id, parts, condition=condition, priority=priority
+        )
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        await self._below.abort_upload(key, upload_id, priority=priority)
+
+    def list_uploads(self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND) -> UploadPages:
+        return self._below.list_uploads(prefix=prefix, priority=priority)
+
+    def list_parts(self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD) -> PartPages:
+        return self._below.list_parts(key, upload_id, priority=priority)
 
     def statistics(self) -> Mapping[str, object]:
         return self._below.statistics()

@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pytest
 
@@ -40,6 +40,7 @@ from bucketry.errors import (
 )
 
 OpenBucket = Callable[[], Awaitable[Bucket]]
+_T = TypeVar("_T")
 
 #: Odd, and allowed everywhere. (A backslash is not: some servers take it for a slash.)
 ODD_KEYS = (
@@ -110,8 +111,8 @@ async def put_all(bucket: Bucket, keys: Iterable[str], data: bytes = b"x") -> No
     await asyncio.gather(*(put_some() for _ in range(_COMPETITORS)))
 
 
-class BucketContract:
-    """See the module. Each test's first line is a sentence of the contract."""
+class BucketFixtures:
+    """What contracts of buckets are given."""
 
     #: Test name to the reason why this store cannot pass it.
     gaps: ClassVar[Mapping[str, str]] = {}
@@ -137,6 +138,10 @@ class BucketContract:
         bucket = await open_bucket()
         yield bucket
         await bucket.close()
+
+
+class BucketContract(BucketFixtures):
+    """See the module. Each test's first line is a sentence of the contract."""
 
     # What was put comes back.
 

@@ -12,7 +12,7 @@ events.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeAlias, TypeVar
@@ -26,6 +26,9 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
+    PartPages,
+    UploadPages,
 )
 from bucketry.bucket.wrapper import BucketWrapper, close_pages
 from bucketry.core.bytes_like import BytesLike
@@ -33,6 +36,8 @@ from bucketry.core.priority import Priority
 from bucketry.errors import BucketryError, Throttled, Unavailable
 
 _T = TypeVar("_T")
+#: Named here, because within a bucket ``list`` is the method.
+_Pages: TypeAlias = AsyncIterator[list[_T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +246,93 @@ class FaultyBucket(BucketWrapper):
         if self.rates.stale_list and self._random.random() < self.rates.stale_list:
             self._fault_counts["StaleList"] += 1
             pages = _again([page async for page in pages])
+        pages = self._pages("list", prefix, pages, priority)
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            await close_pages(pages)
 
-        async def next_page() -> list[Entry] | None:
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        part_size_bytes: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        request, faults = self._arrive("create_upload", key, priority)
+        return await self._run(
+            request,
+            faults,
+            lambda: self._below.create_upload(
+                key, part_size_bytes=part_size_bytes, attributes=attributes, priority=priority
+            ),
+        )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        request, faults = self._arrive("put_part", key, priority)
+        return await self._run(
+            request,
+            faults,
+            lambda: self._below.put_part(key, upload_id, number, data, priority=priority),
+        )
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        request, faults = self._arrive("complete_upload", key, priority)
+        return await self._run(
+            request,
+            faults,
+            lambda: self._below.complete_upload(
+                key, upload_id, parts, condition=condition, priority=priority
+            ),
+        )
+
+    async def abort_upload(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
+    ) -> None:
+        request, faults = self._arrive("abort_upload", key, priority)
+        await self._run(request, faults, lambda: self._below.abort_upload(key, upload_id, priority=priority))
+
+    def list_uploads(
+        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> UploadPages:
+        pages = self._below.list_uploads(prefix=prefix, priority=priority)
+        return self._pages("list_uploads", prefix, pages, priority)
+
+    def list_parts(
+        self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD
+    ) -> PartPages:
+        pages = self._below.list_parts(key, upload_id, priority=priority)
+        return self._pages("list_parts", key, pages, priority)
+
+    async def _pages(
+        self, operation: str, key: str, pages: _Pages[_T], priority: Priority
+    ) -> _Pages[_T]:
+        """The same pages, each of which is a request."""
+
+        async def next_page() -> list[_T] | None:
             return await anext(pages, None)
 
         try:
             while True:
-                request, faults = self._arrive("list", prefix, priority)
+                request, faults = self._arrive(operation, key, priority)
                 page = await self._run(request, faults, next_page)
                 if page is None:
                     return
