@@ -222,6 +222,13 @@ BUGS = [
         found_at=2,
     ),
     Bug(
+        "parts of a block stay when it is written",
+        BlockTable,
+        "_drop_parts",
+        "if self._parts.pop(block, None) is not None",
+        "if block in self._parts",
+    ),
+    Bug(
         "a flush does not wait for the journal",
         BlockCache,
         "_journaled",

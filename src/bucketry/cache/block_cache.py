@@ -10,20 +10,22 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
-from bucketry.core.geometry import Span
+from bucketry.core.geometry import Extent, Span
+from bucketry.core.parts import parts_max
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
 from bucketry.core.zero_map import ZeroMap
 from bucketry.errors import BucketryError, Closed, Corrupt, Invalid, Unavailable
-from bucketry.layout.interface import Change, Layout, Write, Zero
+from bucketry.layout.interface import Change, Layout, Part, Write, Zero
 from bucketry.settings import CacheSettings
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: After an upload failed (having spent its own retries) the next one waits so long, doubling up to the second
 #: figure: an outage costs few requests, and its end is noticed soon.
@@ -39,6 +41,10 @@ _PRESSURE_RATIO = 0.5
 _ZERO_WITHOUT_SURVEY_MAX = 1024
 #: Blocks zeroed between two turns of the event loop: about half a millisecond.
 _ZERO_STRIDE = 256
+#: Reads so close to each other are of one area: some directories of small files.
+_NEAR_BYTES = 2 << 20
+#: Who wants more than so many parts of a block at once reads on, most likely: it is read whole.
+_PARTS_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -49,13 +55,31 @@ class _Flush:
     done: asyncio.Future[None]
 
 
+@dataclass(slots=True, eq=False)
+class _PartLoad:
+    """A part of a block that is being read, bytes ``start`` to ``end`` at least. ``done`` has what came, or
+    None: look again at the block, and load it whole if need be. ``overtaken``: an upload of the block ended
+    meanwhile."""
+
+    start: int
+    end: int
+    done: asyncio.Future[Part | None]
+    overtaken: bool = False
+
+
 @dataclass(slots=True)
 class _Counts:
-    """``read_…`` count blocks, not requests; a hit needed no waiting. ``incomplete_loads`` are reads of what
-    was around small writes, when their blocks were to be uploaded."""
+    """``read_…`` count blocks, not requests; a hit needed no waiting. ``part_loads`` are reads of parts of
+    blocks; ``part_saved_bytes`` are what was not read of their blocks, ``part_repaid_bytes`` what was read of
+    these later all the same (with what was there already, when that was the whole block): the difference is
+    what they are good for. ``incomplete_loads`` are reads of what was around small writes, when their blocks
+    were to be uploaded."""
 
     read_hits: int = 0
     read_misses: int = 0
+    part_loads: int = 0
+    part_saved_bytes: int = 0
+    part_repaid_bytes: int = 0
     incomplete_loads: int = 0
     uploads: int = 0
     upload_failures: int = 0
@@ -111,11 +135,19 @@ class BlockCache:
             keep_changes=journal is not None,
         )
         self._read_ahead = ReadAhead(
-            geometry.block_count, settings.read_ahead_bytes // self._block_size, self._is_known_or_coming
+            geometry.block_count,
+            settings.read_ahead_bytes // self._block_size,
+            self._is_known_or_coming,
+            near_blocks=min(ReadAhead.NEAR_BLOCKS, _NEAR_BYTES // self._block_size),
         )
         self._last_read = -1
         self._zero_view = memoryview(bytes(self._block_size))
         self._loads: dict[int, asyncio.Future[BytesLike | None]] = {}
+        #: By block.
+        self._part_loads: dict[int, list[_PartLoad]] = {}
+        #: So many parts of a block are read before all of it is; each of at most so many bytes.
+        self._parts_max = parts_max(self._block_size, layout.part_bytes)
+        self._part_bytes_max = min(_PARTS_AT_ONCE * layout.part_bytes, self._block_size // 4)
         #: Blocks of which an upload ended while they were being loaded.
         self._overtaken: set[int] = set()
         #: Blocks that are being loaded so that they can be uploaded.
@@ -157,6 +189,9 @@ class BlockCache:
         self.zeros.forget()
         # What is on its way may be of before.
         self._overtaken.update(self._loads)
+        for loads in self._part_loads.values():
+            for load in loads:
+                load.overtaken = True
         self._surveyed.clear()
         self._survey_task = self._spawn(self._survey())
 
@@ -221,14 +256,16 @@ class BlockCache:
         view = self._peek(block, start, end)
         if view is not None:
             self._counts.read_hits += 1
-            if block != self._last_read:
+            if block != self._last_read and not self._table.part_count(block):
                 self._note_read(block, block + 1)
         return view
 
     def _peek(self, block: int, start: int, end: int) -> BytesLike | None:
         slot = self._table.peek(block)
         if slot is None:
-            return self._zero_view[: end - start] if self.zeros.is_zero(block) else None
+            if self.zeros.is_zero(block):
+                return self._zero_view[: end - start]
+            return self._table.peek_part(block, start, end)
         data = slot.data
         if data is None:
             return self._zero_view[: end - start]
@@ -240,7 +277,7 @@ class BlockCache:
         """The bytes of neighbouring spans, fetched together where they are not in memory. What is returned
         does not change any more."""
         self._check_open()
-        parts: list[bytes | asyncio.Future[BytesLike | None]] = []
+        parts: list[bytes | asyncio.Future[BytesLike | None] | _PartLoad] = []
         for span in spans:
             view = self._peek(span.block, span.start, span.end)
             if view is not None:
@@ -248,8 +285,9 @@ class BlockCache:
                 parts.append(bytes(view))
             else:
                 self._counts.read_misses += 1
-                parts.append(self._load(span.block, Priority.READ))
-        if spans:
+                parts.append(self._find_part(span) or self._load(span.block, Priority.READ))
+        # Who reads in parts jumps about, as far as anybody knows.
+        if spans and not any(isinstance(part, _PartLoad) for part in parts):
             waits = not all(isinstance(part, bytes) for part in parts)
             self._note_read(spans[0].block, spans[-1].block + 1, waits=waits)
         return [
@@ -257,7 +295,72 @@ class BlockCache:
             for part, span in zip(parts, spans, strict=True)
         ]
 
-    async def _arrived(self, load: asyncio.Future[BytesLike | None], span: Span) -> BytesLike:
+    def _find_part(self, span: Span) -> _PartLoad | None:
+        """The load of a part of a block that will bring a span, one under way or a new one; None when all of
+        the block is to be loaded: when much of it is wanted, or has been, when somebody comes to it in
+        passing, or when more than a part is here or coming anyway."""
+        block = span.block
+        if not self._parts_max or span.end - span.start > self._part_bytes_max or block in self._loads:
+            return None
+        if self._table.peek(block) is not None or self._read_ahead.expects(block):
+            return None
+        loads = self._part_loads.get(block, [])
+        for load in loads:
+            if load.start <= span.start and span.end <= load.end:
+                return load
+        if self._table.part_count(block) + len(loads) >= self._parts_max:
+            return None
+        load = _PartLoad(span.start, span.end, self._loop.create_future())
+        load.done.add_done_callback(_mark_retrieved)
+        self._part_loads[block] = [*loads, load]
+        self._counts.part_loads += 1
+        self._spawn(self._run_part_load(block, load))
+        return load
+
+    async def _run_part_load(self, block: int, load: _PartLoad) -> None:
+        extent = Extent(block * self._block_size + load.start, load.end - load.start)
+        part, error = await self._outcome(block, self._layout.read_part(extent))
+        # From here to the end nothing waits, as in _run_load.
+        loads = self._part_loads[block]
+        loads.remove(load)
+        if not loads:
+            del self._part_loads[block]
+        if error is not None:
+            load.done.set_exception(error)
+        elif self._closed:
+            load.done.set_exception(Closed("the disk was closed"))
+        elif load.overtaken or self._table.peek(block) is not None:
+            # It may be from before an upload that ended meanwhile, or lack what was written since.
+            load.done.set_result(None)
+        else:
+            self._take_part(block, part)
+            load.done.set_result(part)
+
+    def _take_part(self, block: int, part: Part | None) -> None:
+        size = self._block_size
+        if part is None or len(part.data) == size:
+            self._table.insert(block, None if part is None else part.data)
+            return
+        if block in self._loads or self._table.part_count(block):
+            self._counts.part_repaid_bytes += len(part.data)
+        else:
+            self._counts.part_saved_bytes += size - len(part.data)
+        self._table.insert_part(block, part.offset - block * size, part.data, part.tag)
+
+    async def _part_arrived(self, load: _PartLoad, span: Span) -> BytesLike:
+        part = await asyncio.shield(load.done)
+        view = self._peek(span.block, span.start, span.end)
+        if view is not None:
+            return bytes(view)
+        if part is None:
+            return await self._arrived(self._load(span.block, Priority.READ), span)
+        # It is gone again: then what was loaded is still what it was when we asked.
+        before = part.offset - span.block * self._block_size
+        return memoryview(part.data)[span.start - before : span.end - before]
+
+    async def _arrived(self, load: asyncio.Future[BytesLike | None] | _PartLoad, span: Span) -> BytesLike:
+        if isinstance(load, _PartLoad):
+            return await self._part_arrived(load, span)
         content = await asyncio.shield(load)
         view = self._peek(span.block, span.start, span.end)
         if view is not None:
@@ -279,23 +382,15 @@ class BlockCache:
         """The load of a block that is under way, or a new one."""
         load = self._loads.get(block)
         if load is None:
+            if self._table.part_count(block):
+                self._counts.part_repaid_bytes += self._block_size
             load = self._loads[block] = self._loop.create_future()
             load.add_done_callback(_mark_retrieved)
             self._spawn(self._run_load(block, load, priority))
         return load
 
     async def _run_load(self, block: int, load: asyncio.Future[BytesLike | None], priority: Priority) -> None:
-        content: BytesLike | None = None
-        error: BucketryError | None = None
-        try:
-            content = await self._read_current(block, priority)
-        except BucketryError as failure:
-            error = failure
-        except asyncio.CancelledError:
-            error = Closed("the disk was closed")
-        except Exception as failure:  # noqa: BLE001 - whoever waits must hear of a bug below, not wait for ever
-            _log.exception("reading block %d failed", block)
-            error = Unavailable(f"reading block {block} failed: {failure!r}")
+        content, error = await self._outcome(block, self._read_current(block, priority))
         # From here to the end nothing waits: nobody sees the load gone and its content not yet there.
         del self._loads[block]
         if error is not None:
@@ -317,6 +412,18 @@ class BlockCache:
         if block in self._incomplete:
             self._incomplete.discard(block)
             self._pump()
+
+    async def _outcome(self, block: int, reading: Awaitable[_T]) -> tuple[_T | None, BucketryError | None]:
+        """What reading brings, or the error to tell whoever waits."""
+        try:
+            return await reading, None
+        except BucketryError as failure:
+            return None, failure
+        except asyncio.CancelledError:
+            return None, Closed("the disk was closed")
+        except Exception as failure:  # noqa: BLE001 - whoever waits must hear of a bug below, not wait for ever
+            _log.exception("reading block %d failed", block)
+            return None, Unavailable(f"reading block {block} failed: {failure!r}")
 
     async def _read_current(self, block: int, priority: Priority) -> BytesLike | None:
         """What the bucket holds of a block. When an upload of the block ended meanwhile, what was read may be
@@ -442,6 +549,8 @@ class BlockCache:
             self._table.finish(version, ok=error is None, now=now)
             if version.block in self._loads:
                 self._overtaken.add(version.block)
+            for load in self._part_loads.get(version.block, ()):
+                load.overtaken = True
         if error is None:
             self._counts.uploads += 1
             self._pause_seconds = self._paused_until = 0.0

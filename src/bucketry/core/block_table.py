@@ -9,6 +9,9 @@ or the block must be uploaded. A block that is all zeros has no bytes (``data`` 
 still to be deleted from the bucket, no slot: the zero map alone knows it. The zero map speaks of the disk's
 content as its user sees it.
 
+A block of which only parts were read, and nothing was written, has Parts in place of a slot, until it is
+written or read whole. They take no more memory than what was read.
+
 **Epochs.** A flush ends an epoch: what is written before it belongs to one that is closed, what comes later
 to the next. Only the oldest epoch is uploaded from; the next one's turn comes when the bucket has all of it.
 So the bucket always holds everything up to some flush, and of what came after only writes up to the next one:
@@ -40,6 +43,7 @@ from enum import Enum
 
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.eviction import ClockTwoQueue, Eviction
+from bucketry.core.parts import Parts
 from bucketry.core.ranges import Ranges
 from bucketry.core.zero_map import ZeroMap
 from bucketry.core.zeros import is_zero
@@ -187,7 +191,9 @@ class BlockTable:
         self._held_bytes_max = max(held_bytes_max, self._one)
         self._dirty_bytes_max = max(min(dirty_bytes_max, self._held_bytes_max), self._one)
         self._slots: dict[int, Slot] = {}
-        #: The slots that are clean.
+        #: Of blocks that have no slot.
+        self._parts: dict[int, Parts] = {}
+        #: The slots that are clean, and the parts.
         self._clean: Eviction = ClockTwoQueue()
         self._touch = self._clean.touch
         #: Oldest first; the last one is open, those before it are closed and not empty.
@@ -208,6 +214,18 @@ class BlockTable:
         if slot is not None and not slot.versions:
             self._touch(block)
         return slot
+
+    def peek_part(self, block: int, start: int, end: int) -> memoryview | None:
+        """Bytes of a block without a slot, if they were read as a part of it; used just now."""
+        parts = self._parts.get(block)
+        found = None if parts is None else parts.find(start, end)
+        if found is not None:
+            self._touch(block)
+        return found
+
+    def part_count(self, block: int) -> int:
+        """How many parts of a block are here that is not here as a whole."""
+        return len(self._parts.get(block, ()))
 
     def is_known(self, block: int) -> bool:
         """Whether all of ``block`` is known here; does not count as a use."""
@@ -237,7 +255,12 @@ class BlockTable:
     def forget_clean(self) -> None:
         """Forget every block that the bucket has."""
         while self._clean:
-            del self._slots[self._clean.evict()]
+            self._forget(self._clean.evict())
+
+    def _forget(self, block: int) -> None:
+        """Something clean has been evicted."""
+        if self._slots.pop(block, None) is None:
+            del self._parts[block]
 
     # -- changes ---------------------------------------------------------------------------------------------
 
@@ -251,14 +274,35 @@ class BlockTable:
                 self._complete(slot, data)
             return
         if data is None:
+            self._drop_parts(block)
             self.zeros.set_zero(block, block + 1)
             return
         self.zeros.clear(block)
+        self._drop_parts(block)
         if self._dirty_bytes + self._one > self._held_bytes_max:
             return  # full of dirty blocks: whoever asked has the bytes, the cache goes without
         slot = self._slots[block] = Slot(block, data, None)
         self._clean.add(block, self._cost(slot))
         self._evict()
+
+    def insert_part(self, block: int, start: int, data: BytesLike, tag: str) -> None:
+        """Take note of bytes that the bucket holds of a block without a slot, while its tag is ``tag``. What
+        was known of it under another tag is forgotten."""
+        assert block not in self._slots, "who has a slot needs no parts"
+        self.zeros.clear(block)
+        parts = self._parts.get(block)
+        if parts is not None:
+            self._clean.remove(block)
+        if parts is None or parts.tag != tag:
+            parts = self._parts[block] = Parts(tag)
+        parts.add(start, data)
+        self._clean.add(block, SLOT_BYTES + parts.size_bytes)
+        self._evict()
+
+    def _drop_parts(self, block: int) -> None:
+        """The block is written, or known whole, from now on."""
+        if self._parts.pop(block, None) is not None:
+            self._clean.remove(block)
 
     def _complete(self, slot: Slot, below: BytesLike | None) -> None:
         """Put what the bucket holds under what is known of a slot, in each of its versions."""
@@ -285,6 +329,7 @@ class BlockTable:
                 return
             self.zeros.clear(block)
             if slot is None:
+                self._drop_parts(block)
                 slot = self._slots[block] = Slot(block, None, None if is_zero_now else Ranges())
         version, has_data = self._open_version(slot, now, data if whole else None)
         if not has_data:
@@ -351,6 +396,7 @@ class BlockTable:
         self.zeros.set_zero(block, block + 1)
         slot = self._slots.get(block)
         if slot is None:
+            self._drop_parts(block)
             slot = self._slots[block] = Slot(block, None, None)
         if slot.versions and self._is_open(slot.versions[-1]):
             newest = slot.versions[-1]
@@ -557,14 +603,14 @@ class BlockTable:
 
     def _evict(self) -> None:
         while self._clean and self._clean.held_bytes + self._dirty_bytes > self._held_bytes_max:
-            del self._slots[self._clean.evict()]
+            self._forget(self._clean.evict())
             self._evicted_count += 1
 
     def statistics(self) -> TableStatistics:
         return TableStatistics(
             held_bytes=self._clean.held_bytes + self._dirty_bytes,
             held_bytes_max=self._held_bytes_max,
-            held_count=len(self._slots),
+            held_count=len(self._slots) + len(self._parts),
             dirty_bytes=self._dirty_bytes,
             dirty_bytes_max=self._dirty_bytes_max,
             dirty_count=self._dirty_count,

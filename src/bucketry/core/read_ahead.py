@@ -52,10 +52,17 @@ class ReadAhead:
     #: So many reads that waited are remembered: a filesystem alternates between inodes, directory, content.
     LONE_MAX = 16
 
-    def __init__(self, block_count: int, window_blocks_max: int, is_known: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        block_count: int,
+        window_blocks_max: int,
+        is_known: Callable[[int], bool],
+        *,
+        near_blocks: int = NEAR_BLOCKS,
+    ) -> None:
         self._block_count = block_count
         self._window_max = window_blocks_max
-        self._near_blocks = min(self.NEAR_BLOCKS, window_blocks_max)
+        self._near_blocks = min(near_blocks, window_blocks_max)
         #: Where reads began that waited and belonged to no stream, oldest first.
         self._lone: deque[int] = deque(maxlen=self.LONE_MAX)
         self._is_known = is_known
@@ -67,6 +74,10 @@ class ReadAhead:
         self._fetched_blocks = 0
         self._used_blocks = 0
         self._wasted_blocks = 0
+
+    def expects(self, block: int) -> bool:
+        """Whether a reader has stopped just before this block."""
+        return block in self._streams
 
     def note_read(self, first: int, stop: int, *, waits: bool = False) -> list[int]:
         """Blocks ``first`` to before ``stop`` are being read; which to fetch now, beyond them (often none).

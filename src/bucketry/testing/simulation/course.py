@@ -132,7 +132,15 @@ def draw(seed: int) -> Course:
         linger=linger,
         journal=None,
     )
-    return _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
+    course = _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
+    return _with_parts(course, Random(f"parts {seed}"))  # noqa: S311
+
+
+def _with_parts(course: Course, random: Random) -> Course:
+    """The same course, at times with reads of parts of blocks."""
+    if random.random() < 0.5:
+        return course
+    return replace(course, cache=replace(course.cache, parts_from_bytes=BLOCK_SIZE_BYTES))
 
 
 def _with_journal(course: Course, random: Random) -> Course:
