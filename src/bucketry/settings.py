@@ -285,6 +285,30 @@ FILES_LOG_LEVELS = range(-3, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSettings:
+    """How files go into a bucket."""
+
+    #: Up to this size in one put: two parts of half of it would be four requests, and no faster.
+    whole_max_bytes: int = 16 << 20
+    #: Of one part, while 10,000 of them are enough. Large enough that a request's own time does not count,
+    #: small enough to be repeated, and to arrive within the limit of time on a slow line.
+    part_size_bytes: int = 16 << 20
+    #: For parts under way of one file: eight of them fill 10 Gbit/s at the 100 MB/s that S3 gives one.
+    memory_bytes: int = 128 << 20
+    #: An upload in parts that began longer ago, and of whose process nothing is known, has been left by it.
+    stale_after_seconds: float = 86400.0
+
+    def __post_init__(self) -> None:
+        if self.whole_max_bytes < 0:
+            raise Invalid(f"whole_max_bytes {self.whole_max_bytes} is negative")
+        for name in ("part_size_bytes", "memory_bytes"):
+            if getattr(self, name) < 1:
+                raise Invalid(f"{name} {getattr(self, name)} is not at least 1")
+        if not 0 <= self.stale_after_seconds < math.inf:
+            raise Invalid(f"stale_after_seconds {self.stale_after_seconds} is not 0 or more and finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilesSettings:
     """What a storage source does with the files of its buckets."""
 
@@ -302,6 +326,9 @@ class FilesSettings:
     #: Fetched ahead of a sequential reader of ranges: two requests of 8 MiB hide the latency of a store far
     #: away.
     read_ahead_bytes: int = 16 << 20
+    #: A cached object is compared with the bucket when it is opened. Without an answer for so long, what is
+    #: cached is used: an outage should not be noticed where it need not. 0: it is used without asking.
+    open_check_seconds: float = 5.0
     #: False: remove is refused (ENOTSUP), as S3 storage sources refuse it.
     allow_remove: bool = True
     #: Listings as WiredTiger's S3 store gives them: a slash is put behind the directory, and it stays in the
@@ -323,6 +350,8 @@ class FilesSettings:
         for name in ("cache_size_bytes", "whole_max_bytes", "read_ahead_bytes", "absent_seconds"):
             if getattr(self, name) < 0:
                 raise Invalid(f"{name} {getattr(self, name)} is negative")
+        if not 0 <= self.open_check_seconds < math.inf:
+            raise Invalid(f"open_check_seconds {self.open_check_seconds} is not 0 or more and finite")
         if not 0 < self.statistics_seconds < math.inf:
             raise Invalid(f"statistics_seconds {self.statistics_seconds} is not above 0 and finite")
         if self.log_level is not None and self.log_level not in FILES_LOG_LEVELS:
