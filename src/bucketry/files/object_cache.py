@@ -69,7 +69,8 @@ _KEY_BYTES = 1 << 20
 _OPEN_BYTE = 0
 _ACCOUNT = struct.Struct("<8sQ")
 _ACCOUNT_MAGIC = b"bkry-sum"
-#: After the local disk was full, or nothing could be evicted, nothing is tried for so long: it costs a scan.
+#: After the local disk failed, or nothing could be evicted, nothing is kept for so long: it costs a scan, and a
+#: line in the log.
 _PAUSE_SECONDS = 1.0
 _crc32c = google_crc32c.value
 
@@ -249,17 +250,17 @@ class ObjectCache:
         if header is None or about.map_cost_bytes > self._size_bytes:
             self.counts.not_stored_blocks += 1
             return None
-        for attempt in range(2):
-            try:
+        try:
+            for attempt in range(2):
                 with self._storing():
                     if self._take(about.map_cost_bytes):
                         return self._create(about, header)
-            except OSError as error:
-                self._local_failure("make an entry", error)
-                return None
-            if attempt or not self._make_room(about.map_cost_bytes):
-                break
-        self.counts.not_stored_blocks += 1
+                if attempt or not self._make_room(about.map_cost_bytes):
+                    break
+        except OSError as error:
+            self._local_failure("make an entry", error)
+        else:
+            self.counts.not_stored_blocks += 1
         return None
 
     def _create(self, about: CachedObject, header: bytes) -> CacheEntry:
@@ -495,8 +496,7 @@ class ObjectCache:
 
     def _local_failure(self, what: str, error: OSError) -> None:
         self.counts.local_errors += 1
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            self._pause_until = time.monotonic() + _PAUSE_SECONDS
+        self._pause_until = time.monotonic() + _PAUSE_SECONDS
         _log.warning("cache %s: could not %s: %s", self.directory, what, error)
 
     # -- eviction --------------------------------------------------------------------------------------------

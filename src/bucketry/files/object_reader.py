@@ -209,10 +209,9 @@ class ObjectReader:
 
     async def _open(self, key: str, name: str) -> tuple[ObjectVersion, bytes | None]:
         """The version, taken once: whoever waited takes it for himself before that one is dropped."""
-        started = self._cache.now()
         attempt = 1
         while True:
-            version, first_block = await self._current(key, name, started)
+            version, first_block = await self._current(key, name, self._cache.now())
             try:
                 if self._is_whole(version):
                     await self._make_whole(version)

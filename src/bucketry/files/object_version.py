@@ -80,6 +80,8 @@ class ObjectVersion:
         #: Of these, the ones for which no request has begun.
         self._wanted: dict[int, Priority] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Of these, the ones that have their data and are storing it: they end by themselves.
+        self._storing: set[asyncio.Task[object]] = set()
         self._streams = FileStreams(about.block_count, read_ahead_bytes // BLOCK_BYTES)
         self._ahead_turns = asyncio.Semaphore(_AHEAD_RUNS)
         #: Blocks that were fetched ahead and not read yet, oldest first.
@@ -319,9 +321,13 @@ class ObjectVersion:
         for block in range(first, stop):
             at = (block - first) * BLOCK_BYTES
             self._deliver(block, data[at : at + BLOCK_BYTES])
+        task = asyncio.current_task()
+        assert task is not None
+        self._storing.add(task)
         try:
             await self.keep(first, data)
         finally:
+            self._storing.discard(task)
             for block in range(first, stop):
                 self._coming.pop(block, None)
 
@@ -441,7 +447,7 @@ class ObjectVersion:
     def stop(self) -> list["asyncio.Task[None]"]:
         """Fetch nothing any more; returns what is still under way, to be waited for before ``close``."""
         self._is_closed = True
-        for task in self._tasks:
+        for task in self._tasks - self._storing:
             task.cancel()
         while self._ahead:
             self._waste_one()
