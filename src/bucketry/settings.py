@@ -316,6 +316,9 @@ class FilesSettings:
     cache_dir: Path | None = None
     #: No directory that stays: a temporary one, removed with the file system.
     private_cache: bool = False
+    #: Everything but the plain files lies in ``.bucketry`` in the directory; or, for who lists the directory and
+    #: expects nothing else there, beside it, in ``.<its name>.bucketry``.
+    cache_state_beside: bool = False
     #: What the cache may take on the local disk. Little enough for the root disk of a small VM.
     cache_size_bytes: int = 4 << 30
     #: How files come here: "whole" when they are opened, "ranges" as they are read, "auto" by their size.
@@ -329,6 +332,8 @@ class FilesSettings:
     #: A cached object is compared with the bucket when it is opened. Without an answer for so long, what is
     #: cached is used: an outage should not be noticed where it need not. 0: it is used without asking.
     open_check_seconds: float = 5.0
+    #: How files go into the bucket.
+    upload: UploadSettings = field(default_factory=UploadSettings)
     #: False: remove is refused (ENOTSUP), as S3 storage sources refuse it.
     allow_remove: bool = True
     #: Listings as WiredTiger's S3 store gives them: a slash is put behind the directory, and it stays in the
