@@ -51,7 +51,7 @@ def parse_bucket(text: str | None) -> BucketName:
     name, region = _pair(text, "bucket", "name;region")
     url = f"s3://{name}"
     if "/" in name:
-        raise Invalid(f"bucket {name!r} is not a name for a bucket of s3://")
+        raise Invalid(f"Invalid bucket name {name!r}: it has a slash")
     parse_url(url)
     if not region.isprintable() or " " in region or ";" in region:
         raise Invalid(f"bucket {text!r}: {region!r} is not a region")
