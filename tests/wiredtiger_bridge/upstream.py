@@ -50,6 +50,15 @@ def hide_our_own() -> None:
     os.listdir = without_ours
 
 
+def one_slash_in_prefixes() -> None:
+    """Some modules make prefixes with two slashes in a row, which our client of S3 cannot name (it says so);
+    what they test has nothing to do with that."""
+    import helper_tiered  # type: ignore[import-not-found]
+
+    generate = helper_tiered.generate_prefix
+    helper_tiered.generate_prefix = lambda *given: generate(*given).replace("//", "/")
+
+
 def tests_of(module: str, store: str) -> list[Any]:
     """The module's tests: the scenarios of that store, and those without tiered storage."""
     from testscenarios.scenarios import generate_scenarios  # type: ignore[import-not-found]
@@ -69,6 +78,7 @@ def main() -> int:
     library = Path(work) / f"build/ext/storage_sources/{store}/libwiredtiger_{store}.so"
     bridge.load(library, **{"name": store, **json.loads(options)})
 
+    one_slash_in_prefixes()
     import wttest  # type: ignore[import-not-found]
 
     hide_our_own()
