@@ -2,7 +2,8 @@
 its content, so that after a crash every cell can be asked whether it is one that it may be.
 
 Each write gives a cell a new version. What was acknowledged by a flush must be there after a crash, in the
-bucket or in the journal, or something later; nothing older may ever come back.
+bucket or in the journal, or something later; nothing older may ever come back. And however far a replay gets,
+the bucket holds everything up to some epoch and, of what came later, only something of the next.
 """
 
 import asyncio
@@ -63,6 +64,8 @@ class Moment:
     bucket: dict[int, int]
     promised: dict[int, int]
     latest: dict[int, int]
+    #: The versions that each cell had, with the epochs in which they were written, counted over all lives.
+    past: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,6 +82,7 @@ class MiniatureDisk:
         self.bucket = dict(moment.bucket)
         self.promised = dict(moment.promised)
         self.latest = dict(moment.latest)
+        self.past = dict(moment.past)
         self.version = max(self.latest.values(), default=0)
         self.moments: list[Moment] = []
         self.journal: Journal
@@ -89,7 +93,13 @@ class MiniatureDisk:
 
     def note(self) -> None:
         self.moments.append(
-            Moment(len(self.files.history), dict(self.bucket), dict(self.promised), dict(self.latest))
+            Moment(
+                len(self.files.history),
+                dict(self.bucket),
+                dict(self.promised),
+                dict(self.latest),
+                dict(self.past),
+            )
         )
 
     async def open(self, size_bytes_max: int = JOURNAL_BYTES_MIN) -> None:
@@ -102,21 +112,42 @@ class MiniatureDisk:
             random_bytes=self.random.randbytes,
         )
         self.recovered_count = len(recovered)
-        after = await replay(self.bucket, recovered)
+        after = self.bucket
+        self.check_order(after)
+        for epoch in recovered:
+            before, after = after, await replay(after, epoch)
+            missing = {cell: new for cell, new in after.items() if new != before.get(cell, 0)}
+            self.check_order(
+                {**before, **dict(self.random.sample(sorted(missing.items()), len(missing) // 2))}
+            )
+            self.check_order(after)
+            self.epochs.append(Epoch(epoch.number, missing, closed=True))
         check(after, self.moments[-1])
-        if recovered:
-            # All as one: some may be in the bucket, and none may be seen there without the later ones.
-            missing = {cell: new for cell, new in after.items() if new != self.bucket.get(cell, 0)}
-            self.epochs.append(Epoch(recovered[-1].number, missing, closed=True))
         # What a reader may have seen must not go away again, and what is lost is no version any more.
         self.promised, self.latest = dict(after), dict(after)
+        for cell, versions in self.past.items():
+            self.past[cell] = tuple(version for version in versions if version[0] <= after.get(cell, 0))
+        #: Numbers may begin anew with a life.
+        self.epochs_before = max((epoch for past in self.past.values() for _, epoch in past), default=0)
         self.epochs.append(Epoch(self.journal.next_epoch))
         self.note()
+
+    def check_order(self, bucket: dict[int, int]) -> None:
+        epochs = {
+            cell: epoch
+            for cell, past in self.past.items()
+            for version, epoch in past
+            if version == bucket.get(cell)
+        }
+        complete = max(epochs.values(), default=0) - 1
+        for cell, past in self.past.items():
+            late = [epoch for version, epoch in past if version > bucket.get(cell, 0) and epoch <= complete]
+            assert not late, f"cell {cell} is older than epoch {late[-1]}, others are of {complete + 1}"
 
     async def step(self) -> None:
         choice = self.random.random()
         if choice < self.upload_share:
-            self.upload()
+            await self.upload()
         elif choice < 0.65:
             self.write()
         elif choice < 0.95:
@@ -128,7 +159,7 @@ class MiniatureDisk:
                 flushes.append(asyncio.ensure_future(self.flush()))
                 await asyncio.sleep(0)
                 if self.random.random() < self.upload_share:
-                    self.upload()
+                    await self.upload()
             await asyncio.gather(*flushes)
         self.note()
 
@@ -136,15 +167,23 @@ class MiniatureDisk:
         cell = self.random.randrange(len(CELL_SIZES))
         self.version += 1
         self.epochs[-1].cells[cell] = self.latest[cell] = self.version
+        self.past[cell] = (
+            *self.past.get(cell, ()),
+            (self.version, self.epochs_before + self.epochs[-1].number),
+        )
         self.note()
 
-    def upload(self, count: int = 3) -> None:
+    async def upload(self, count: int = 3) -> None:
         for _ in range(count):
             self.retire()
+            while not self.journal.is_settled(self.epochs[0].number - 1):
+                await self.journal.settle()
+                self.retire()
             cells = self.epochs[0].cells
             if cells:
                 cell = self.random.choice(sorted(cells))
                 self.bucket[cell] = cells.pop(cell)
+                self.note()
         self.retire()
         self.note()
 
@@ -167,7 +206,7 @@ class MiniatureDisk:
         if not is_in:
             self.refused_count += 1
             while self.epochs[0].number <= epoch.number:
-                self.upload()
+                await self.upload()
                 await asyncio.sleep(0)
             self.note()
             await self.journal.skip(epoch.number)
@@ -176,17 +215,16 @@ class MiniatureDisk:
         self.note()
 
 
-async def replay(bucket: dict[int, int], recovered: list[RecoveredEpoch]) -> dict[int, int]:
-    """What the disk holds when the epochs, all taken together, lie over the bucket."""
+async def replay(bucket: dict[int, int], epoch: RecoveredEpoch) -> dict[int, int]:
+    """What the bucket holds when it has an epoch, too."""
     content = bytearray(IDENTITY.size_bytes)
     for cell, version in bucket.items():
         content[OFFSETS[cell] : OFFSETS[cell] + CELL_SIZES[cell]] = bytes_of(cell, version)
-    for epoch in recovered:
-        async for change in epoch.changes():
-            if isinstance(change, Zero):
-                content[change.extent.offset : change.extent.end] = bytes(change.extent.length)
-            else:
-                content[change.offset : change.offset + len(change.data)] = change.data
+    async for change in epoch.changes():
+        if isinstance(change, Zero):
+            content[change.extent.offset : change.extent.end] = bytes(change.extent.length)
+        else:
+            content[change.offset : change.offset + len(change.data)] = change.data
     return versions_in(bytes(content))
 
 

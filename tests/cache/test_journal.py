@@ -747,6 +747,94 @@ async def test_what_is_drained_is_written_down_with_the_next_epoch() -> None:
     await journal.close(empty=False)
 
 
+async def test_a_settled_journal_brings_nothing_back() -> None:
+    """Until it is settled what was drained may be replayed; from then on it is not, whenever the power goes,
+    and what was not drained still is."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    assert await journal.append(1, data_of(1))
+    assert await journal.append(2, data_of(2))
+    journal.note_drained(1)
+    assert not journal.is_settled(1)
+    begin = len(files.history)
+    await journal.settle()
+    assert journal.is_settled(1)
+    assert not journal.is_settled(2)
+    for count in range(begin, len(files.history) + 1):
+        for seed in range(20):
+            found = list(await recover(files.at(count).power_cut(Random(seed))))
+            assert found == [2] or (found == [1, 2] and count < len(files.history))
+    count = len(files.history)
+    await journal.settle()
+    assert len(files.history) == count, "it is settled already"
+    journal.note_drained(2)
+    await journal.settle()
+    assert journal.is_settled(2)
+    assert await recover(files.power_cut(Random(1))) == {}
+    await journal.close(empty=False)
+
+
+async def test_a_commit_settles_too() -> None:
+    """What was noted before an epoch was appended needs no mark of its own."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    assert await journal.append(1, data_of(1))
+    journal.note_drained(1)
+    assert await journal.append(2, data_of(2))
+    assert journal.is_settled(1)
+    assert figures(journal)["marks"] == 0
+    await journal.close(empty=False)
+
+
+async def test_a_full_journal_is_settled_in_its_head() -> None:
+    """Marks take no room from epochs for ever: where there is none left the head says it."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    refused = await fill(journal)
+    for epoch in range(1, refused):
+        journal.note_drained(epoch)
+        await journal.settle()
+        found = await recover(files.power_cut(Random(epoch)))
+        assert list(found) == list(range(epoch + 1, refused))
+    assert figures(journal)["marks"] == refused - 1
+    await journal.close(empty=False)
+
+
+async def test_a_journal_with_an_epoch_larger_than_all_its_segments_is_settled() -> None:
+    """An epoch that fills every segment leaves no room for a mark at all."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    size = figures(journal)["size_bytes_max"]
+    while not await journal.append(journal.next_epoch, [Write(0, bytes(size))]):
+        await journal.skip(journal.next_epoch - 1)
+        size -= 1000
+    last = journal.next_epoch - 1
+    journal.note_drained(last)
+    for _ in range(3):
+        await journal.settle()
+    assert journal.is_settled(last)
+    assert await recover(files.power_cut(Random(1))) == {}
+    await journal.close(empty=False)
+
+
+async def test_a_broken_journal_is_settled_if_the_disk_lets_it() -> None:
+    """In the head, once the segments cannot be written; when that cannot be either, it is an error."""
+    files = await with_epochs(2)
+    journal, _ = await open_journal(files)
+    files.fault = failing("sync", "segment", errno.EIO)
+    journal.note_drained(1)
+    await journal.settle()
+    assert list(await recover(MemoryFiles.holding(files.contents()))) == [2]
+    files.fault = failing("sync", "", errno.EIO)
+    journal.note_drained(2)
+    with pytest.raises(Unavailable):
+        await journal.settle()
+    assert not journal.is_settled(2)
+    await journal.close(empty=False)
+    with pytest.raises(Closed):
+        await journal.settle()
+
+
 async def test_statistics_say_what_the_bucket_lacks() -> None:
     """Epochs and bytes that are not in the bucket yet, commits with their latency, and the size of it all."""
     files = MemoryFiles()

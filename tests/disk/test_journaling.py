@@ -6,6 +6,8 @@ import errno
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -20,10 +22,10 @@ from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
 from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
-from bucketry.errors import BucketryError, Mismatch, Unfinished
+from bucketry.errors import BucketryError, Corrupt, Mismatch, Unavailable, Unfinished
 from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
 from bucketry.testing.faulty_bucket import Fail, FaultyBucket, FlipBit
-from bucketry.testing.memory_files import MemoryFiles
+from bucketry.testing.memory_files import Fault, MemoryFiles
 from bucketry.testing.virtual_time import on_virtual_time
 
 BLOCK = 512
@@ -64,6 +66,8 @@ class World:
         self.faulty = FaultyBucket(MemoryBucket(self.store))
         self.files = MemoryFiles()
         self.machine = Machine()
+        #: What the local files do.
+        self.fault: Fault | None = None
 
     def place(self) -> Place:
         fence = Fence()
@@ -90,6 +94,7 @@ class World:
             journal_bytes=journal_bytes,
         )
         self.files = killed(self.files)  # what the process before left
+        self.files.fault = self.fault
         local = Local(lambda: self.files, inline)
         async with lifecycle.opened(
             self.place(), VolumeSettings(force=force), settings, offload=inline, uploads_max=4, local=local
@@ -120,7 +125,12 @@ async def new_world() -> World:
 
 
 pytestmark = pytest.mark.logs(
-    "not in the bucket yet", "replayed", "taking over the lease", "could not be listed", required=False
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "could not be listed",
+    "lease could not be renewed",
+    required=False,
 )
 
 
@@ -243,8 +253,161 @@ async def test_a_full_journal_makes_flushes_wait_for_the_bucket() -> None:
             assert bytes(await disk.read(n % 15 * BLOCK, BLOCK)) == bytes([n + 1]) * BLOCK
 
 
+@on_virtual_time
+async def test_a_replay_keeps_the_order_of_flushes() -> None:
+    """At every change of the bucket while a journal is replayed, and whenever that is cut short and begun
+    again, it holds some flush and nothing later than the next one."""
+    world = await new_world()
+    flushes: list[dict[int, bytes]] = [{}]
+    dice = random.Random(5)
+    async with world.opened_and_killed() as disk:
+        for n in range(12):
+            after = dict(flushes[-1])
+            for block in dice.sample(range(6), 3):
+                after[block] = bytes([n + 1]) * BLOCK
+                await disk.write(block * BLOCK, after[block])
+            flushes.append(after)
+            world.faulty.outage = n > 3  # some of it is in the bucket already, the journal may not say so
+            await disk.flush()
+            await asyncio.sleep(3600.0 if n < 2 else 0.0)
+    seen: list[dict[int, bytes]] = []
+    put = MemoryBucket.put
+
+    async def put_and_look(self: MemoryBucket, *args: Any, **kwargs: Any) -> str:
+        etag = await put(self, *args, **kwargs)
+        seen.append(world.blocks())
+        await asyncio.sleep(1.0)
+        return etag
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryBucket, "put", put_and_look)
+        for seconds in (2.0, 9.5, 20.0):  # the process is gone before it is through
+            await _open_for(world, seconds)
+        async with world.opened() as disk:
+            assert {block: bytes(await disk.read(block * BLOCK, BLOCK)) for block in range(6)} == flushes[-1]
+    assert world.blocks() == flushes[-1]
+    for content in seen:
+        assert any(
+            all(content.get(block) in (before.get(block), after.get(block)) for block in range(6))
+            for before, after in pairwise(flushes)
+        ), content
+
+
+async def _open_for(world: World, seconds: float) -> None:
+    """Attach, and be killed after a while."""
+    with pytest.raises(Unfinished):
+        async with world.opened() as disk:
+            await asyncio.sleep(seconds)
+            world.faulty.outage = True
+            await disk.write(15 * BLOCK, b"unflushed")
+            left = killed(world.files)
+    world.files = left
+    world.faulty.outage = False
+
+
+@pytest.mark.logs(
+    "is kept in memory until",
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "lease could not be renewed",
+    required=False,
+)
+@on_virtual_time
+async def test_what_was_set_aside_stays_in_the_journal() -> None:
+    """A flushed write into a block that turns out damaged is there after a kill, though what was written
+    later is in the bucket and gone from the journal."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * BLOCK)
+    whole = world.store.objects["vol/00000000"]
+    async with world.opened_and_killed() as disk:
+        await disk.write(3, b"flushed")
+        await disk.flush()
+        world.store.objects["vol/00000000"] = (whole[0], b"damaged".ljust(BLOCK, b"d"))
+        await asyncio.sleep(4000.0)
+        assert figures(disk)["aside_count"] == 1
+        for n in range(1, 4):
+            await disk.write(n * BLOCK, b"x" * BLOCK)
+            with pytest.raises(Corrupt):
+                await disk.flush()
+            await asyncio.sleep(4000.0)
+        assert sorted(world.blocks()) == [0, 1, 2, 3]
+        world.store.objects["vol/00000000"] = whole
+    async with world.opened() as disk:
+        assert bytes(await disk.read(0, 12)) == b"oooflushedoo"
+
+
+def figures(disk: Disk) -> Any:
+    return disk.statistics()["cache"]
+
+
+@on_virtual_time
+async def test_an_attach_that_cannot_replay_does_not_give_the_volume_back() -> None:
+    """When the journal cannot be read to its end, wherever that fails, nothing of it is given up: the lease
+    stays, and the next attach replays it all."""
+    failed_while_held = 0
+    for reads in range(12):
+        world = await new_world()
+        async with world.opened_and_killed() as disk:
+            world.faulty.outage = True
+            for n in range(4):
+                await disk.write(n * BLOCK, bytes([n + 1]) * BLOCK)
+                await disk.flush()
+        world.fault = _failing_reads(reads)
+        try:
+            async with world.opened():
+                pass
+        except Unavailable:
+            lease = rules.decode(bytes(world.store.objects["vol/" + LEASE_NAME][1]))
+            assert lease.holder is not None
+            failed_while_held += lease.epoch == 2
+        world.fault = None
+        async with world.opened() as disk:
+            for n in range(4):
+                assert bytes(await disk.read(n * BLOCK, BLOCK)) == bytes([n + 1]) * BLOCK
+    assert failed_while_held
+
+
+def _failing_reads(after: int) -> Fault:
+    """From so many reads of local files on all fail."""
+    left = after
+
+    def fail(asked: str, name: str) -> None:
+        nonlocal left
+        if asked == "read":
+            left -= 1
+            if left < 0:
+                raise OSError(errno.EIO, "broken")
+
+    return fail
+
+
+@on_virtual_time
+async def test_a_generation_that_somebody_else_took_is_not_ours() -> None:
+    """An attach that says in the journal which generation it is about to take, and then does not get it,
+    leaves a journal that is refused when somebody else had that generation."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"mine")
+        await disk.flush()
+    world.faulty.plan(Fail(), operation="put", key="vol/" + LEASE_NAME, times=1)
+    with pytest.raises(BucketryError):
+        async with world.opened():
+            pass
+    async with lifecycle.opened(
+        world.place(), VolumeSettings(force=True), CacheSettings(), offload=inline, uploads_max=4
+    ) as disk:
+        await disk.write(0, b"his!")
+    with pytest.raises(Mismatch):
+        async with world.opened():
+            pass
+
+
 @pytest.mark.logs(
     "the journal is given up",
+    "the journal cannot say any more",
     "could not be emptied",
     "could not be emptied",
     "not in the bucket yet",

@@ -127,6 +127,10 @@ class BlockCache:
         self._disown_journal = disown_journal
         #: Epochs that are being appended to the journal, or that it had no room for.
         self._appends: dict[int, asyncio.Task[bool]] = {}
+        self._settling: asyncio.Task[None] | None = None
+        #: The journal cannot be made to say what the bucket has: uploads do not wait for that.
+        self._is_unsettled = False
+        self._is_recovering = False
         self._table = BlockTable(
             self._block_size,
             self.zeros,
@@ -515,6 +519,8 @@ class BlockCache:
         delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
         shape = self._shape
         while now >= self._paused_until and self._upload_count < shape.in_flight_max:
+            if self._journal is not None and not self._is_settled(self._journal):
+                return  # it pumps when it is
             work = self._table.next_work(now, delay, shape.data_bytes, shape.zeros_max, shape.in_flight_max)
             for block in work.incomplete:
                 if block not in self._incomplete:
@@ -532,6 +538,33 @@ class BlockCache:
             due = max(since + delay, self._paused_until)
             if due > now:  # else the blocks that are being completed are waited for, and pump when they are
                 self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _is_settled(self, journal: Journal) -> bool:
+        """Whether the oldest epoch may be uploaded from: as long as a crash would bring back an older one
+        from the journal, nothing that is newer may be in the bucket. If not, it is being seen to."""
+        drained = self._table.drained_epoch
+        journal.note_drained(self._table.journal_epoch)
+        if journal.is_settled(drained) or self._is_unsettled or self._table.due_since() is None:
+            return True
+        if self._settling is None:
+            self._settling = self._spawn(self._settle(journal))
+        return False
+
+    async def _settle(self, journal: Journal) -> None:
+        try:
+            if self._table.journal_epoch < self._table.drained_epoch:
+                # What was set aside has to be in the journal under a later epoch first.
+                self._is_unsettled = self._is_recovering or not await self._journaled(
+                    self._table.begin_flush(always=True)
+                )
+            journal.note_drained(self._table.journal_epoch)
+            await journal.settle()
+        except BucketryError as error:
+            _log.error("the journal cannot say any more what the bucket has: %s", error)
+            self._is_unsettled = True
+        finally:
+            self._settling = None
+        self._pump()
 
     async def _upload(self, batch: list[Version], changes: list[Change]) -> None:
         error: BucketryError | None = None
@@ -557,7 +590,7 @@ class BlockCache:
             if not self._table.aside_blocks():
                 self._last_error = None
             if self._journal is not None:
-                self._journal.note_drained(self._table.drained_epoch)
+                self._journal.note_drained(self._table.journal_epoch)
             self._settle_flushes()
         else:
             self._failed(error)
@@ -621,11 +654,13 @@ class BlockCache:
         had_aside, set_aside_count = bool(self._table.aside_blocks()), self._table.set_aside_count
         try:
             epoch = self._table.begin_flush()
-            if not await self._journaled(epoch):
+            journaled = await self._journaled(epoch)
+            if not journaled:
                 await self._drain(epoch)
-                await self._skip_in_journal(epoch)
             if had_aside or set_aside_count != self._table.set_aside_count:
                 await self._drain_all()
+            if not journaled:
+                await self._skip_in_journal(epoch)
         except BucketryError:
             self._counts.flush_failures += 1
             raise
@@ -643,7 +678,9 @@ class BlockCache:
             set_aside_count = self._table.set_aside_count
             for block in self._table.aside_blocks():
                 await asyncio.shield(self._load(block, Priority.UPLOAD))
-            await self._drain(self._table.begin_flush())
+            epoch = self._table.begin_flush()
+            await self._journaled(epoch)  # or a later one would be there without it
+            await self._drain(epoch)
             if set_aside_count == self._table.set_aside_count and not self._table.aside_blocks():
                 return
 
@@ -657,22 +694,26 @@ class BlockCache:
             if epoch < journal.next_epoch:
                 return True  # so long ago that nothing is known of it any more: it was appended, or skipped
             # Nothing waits from the end of the epoch to here, so that epochs are appended in their order.
-            journal.note_drained(self._table.drained_epoch)
+            journal.note_drained(self._table.journal_epoch)
+            held = self._table.held_blocks()
             append = self._loop.create_task(journal.append(epoch, self._epoch_changes(epoch)))
             self._appends[epoch] = append
-            append.add_done_callback(lambda done: self._append_ended(epoch, done))
+            append.add_done_callback(lambda done: self._append_ended(epoch, held, done))
         try:
             return await asyncio.shield(append)
         except Unavailable as error:
             self._last_error = error
             return False
 
-    def _append_ended(self, epoch: int, append: asyncio.Task[bool]) -> None:
+    def _append_ended(self, epoch: int, held: list[int], append: asyncio.Task[bool]) -> None:
         _mark_retrieved(append)
         if append.cancelled() or append.exception() is not None or not append.result():
             self._counts.epochs_not_journaled += 1
         else:
-            del self._appends[epoch]
+            self._appends.pop(epoch, None)
+            self._table.hold_since(held, epoch)
+        if self._settling is not None:
+            self._pump()  # it may have said what was waited for
 
     def _epoch_changes(self, epoch: int) -> list[Change]:
         """What the journal is to keep of an epoch."""
@@ -684,31 +725,33 @@ class BlockCache:
 
     async def _skip_in_journal(self, epoch: int) -> None:
         """The bucket has an epoch that the journal has not: older ones must never be replayed over it."""
-        if self._journal is None:
-            return
+        if self._journal is None or epoch not in self._appends:
+            return  # a later one was skipped meanwhile
         try:
             await self._journal.skip(epoch)
+            self._is_unsettled = False
         except Unavailable as error:
             _log.error("the journal is given up, flushes wait for the bucket from now on: %s", error)
             if self._disown_journal is not None:
                 await self._disown_journal()
             self._journal = None
-        self._appends.pop(epoch, None)
+        for skipped in [each for each in self._appends if each <= epoch]:
+            del self._appends[skipped]
 
     async def recover(self, epochs: Sequence[RecoveredEpoch]) -> int:
         """Take over what a journal had that the bucket may lack; how many bytes that was. With a journal this
-        is to be called once, before anything is written. The epochs are taken as one: the bucket may have any
-        of them already, and an older one must not come over a newer."""
+        is to be called once, before anything is written. The epochs go to the bucket one after the other, as
+        they would have: it may have some of the first one already, and nothing of the later ones."""
         assert self._journal is not None
-        if epochs:
-            # By the first one's number none of them counts as drained before all are.
-            self._table.number_from(epochs[0].number)
-            for epoch in epochs:
-                async for change in epoch.changes():
-                    await self._apply(change)
+        self._is_recovering = True
+        for epoch in epochs:
+            self._table.number_from(epoch.number)
+            async for change in epoch.changes():
+                await self._apply(change)
             self._table.begin_flush()
             self._pump()
         self._table.number_from(self._journal.next_epoch)
+        self._is_recovering = self._is_unsettled = False
         return sum(epoch.data_bytes for epoch in epochs)
 
     async def _apply(self, change: Change) -> None:

@@ -12,7 +12,9 @@ What its user has to keep to, or replaying goes wrong:
 * When ``append`` raises Unavailable, likewise; when ``skip`` does, the journal cannot even be trusted to be
   forgotten: before anything is acknowledged without it, what the bucket names as ``generation`` must change,
   so that this journal is refused and not replayed over what came later.
-* Epochs that were recovered may be in the bucket already. They are to be taken together, as one.
+* Nothing of an epoch goes to the bucket before the journal ``is_settled`` with those before it (``settle``
+  sees to that). Then no more than the first of the epochs that are recovered is in the bucket in part, none
+  of the others at all, and they are to be taken one after the other, in their order.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from bucketry.cache.journal_files import Files
@@ -74,7 +76,7 @@ class JournalStatistics:
     """``state``: ``ready``; ``full`` (appends are refused until ``skip``); ``broken`` (see ``last_error``);
     ``closed``. ``size_bytes``: of all files. ``used_bytes``: of segments that cannot be used again yet.
     ``lag_…``: what the bucket is not known to have. ``commits`` were made durable, each in ``commit_latency``
-    with laying out and writing."""
+    with laying out and writing; ``marks`` only to say what the bucket has."""
 
     state: str
     last_error: str
@@ -87,6 +89,7 @@ class JournalStatistics:
     epochs: int
     records: int
     commits: int
+    marks: int
     refused_epochs: int
     skips: int
     commit_latency: dict[str, float]
@@ -151,6 +154,7 @@ class _Counts:
     epochs: int = 0
     records: int = 0
     commits: int = 0
+    marks: int = 0
     refused_epochs: int = 0
     skips: int = 0
 
@@ -184,6 +188,9 @@ class Journal:
         self._tail = Tail(head.counter)
         #: Epochs that are in the journal and not known to be in the bucket, with their bytes.
         self._lag: deque[tuple[int, int]] = deque()
+        #: Epochs that after a crash may be found and replayed: asked for, and not durably said to be in the
+        #: bucket.
+        self._replayable: deque[int] = deque()
         self._drained = 0
         #: The greatest ``drained`` that the journal itself is sure to tell after a crash.
         self._durable_drained = 0
@@ -212,14 +219,16 @@ class Journal:
         files: Files,
         identity: JournalIdentity,
         *,
+        also: JournalIdentity | None = None,
         size_bytes_max: int,
         offload: Offload,
         clock: Callable[[], float] = time.perf_counter,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
-        one where there is none. ``identity`` is what the bucket says. The files never take more than
-        ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one call at a time.
+        one where there is none. ``identity`` is what the bucket says; a journal of ``also`` will do. The
+        files never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one
+        call at a time.
 
         Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
         before somebody else had it; Corrupt when the journal is damaged (``repair`` cuts it there);
@@ -235,7 +244,7 @@ class Journal:
                 _create_head(files, head)
                 return head, None
             if left.has_something:
-                _check(files, left, identity)
+                _check(files, left, identity, also)
                 _settle(files, left)
                 head = Head(left.head.counter + 1, left.head.salt, (identity,), left.scan.drained)
             else:
@@ -265,6 +274,7 @@ class Journal:
         self._free = first + rest
         self._tail = Tail(self._head.counter, None, 0, found.next_sequence, found.newest_epoch)
         self._lag.extend((epoch.number, epoch.data_bytes) for epoch in found.epochs)
+        self._replayable.extend(epoch.number for epoch in found.epochs)
         self._drained = self._durable_drained = found.drained
 
     def _trim(self) -> None:
@@ -321,6 +331,7 @@ class Journal:
             raise self._error
         assert epoch > self._newest_asked, "epochs are appended in their order, each once"
         self._newest_asked = epoch
+        self._replayable.append(epoch)
         loop = asyncio.get_running_loop()
         pending = _Pending(epoch, changes, loop.create_future())
         self._pending.append(pending)
@@ -366,6 +377,8 @@ class Journal:
         if self._refused is not None:
             return 0
         if not self._has_anything() and not any(pending.changes for pending in group):
+            unwritten = {pending.epoch for pending in group}
+            self._replayable = deque(epoch for epoch in self._replayable if epoch not in unwritten)
             return len(group)  # nothing is there that could be replayed over it
         self._recycle()
         commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free)
@@ -385,19 +398,27 @@ class Journal:
             self._refused = group[0].epoch
             return 0
         self._latency.add(self._clock() - begun)
+        self._committed(commit)
+        for pending, size_bytes in zip(group, sizes, strict=False):
+            if pending.epoch > self._drained:
+                self._lag.append((pending.epoch, size_bytes))
+        self._counts.epochs += len(sizes)
+        return len(sizes)
+
+    def _committed(self, commit: Commit) -> None:
         self._tail = commit.tail
-        self._durable_drained = commit.drained
+        self._is_durably_drained(commit.drained)
         for piece in commit.pieces:
             if piece.begins:
                 self._free.remove(piece.segment)
             self._segments[piece.segment] = piece.newest_epoch
-        for pending, size_bytes in zip(group, sizes, strict=False):
-            if pending.epoch > self._drained:
-                self._lag.append((pending.epoch, size_bytes))
         self._counts.commits += 1
         self._counts.records += commit.record_count
-        self._counts.epochs += len(sizes)
-        return len(sizes)
+
+    def _is_durably_drained(self, epoch: int) -> None:
+        self._durable_drained = max(self._durable_drained, epoch)
+        while self._replayable and self._replayable[0] <= epoch:
+            self._replayable.popleft()
 
     def _has_anything(self) -> bool:
         """Whether after a crash anything would be replayed."""
@@ -416,6 +437,11 @@ class Journal:
             sizes.append(sum(entry.length for entry in entries if entry.data is not None))
         if not sizes and not (would_recycle and commit.mark()):
             return None
+        self._write(commit)
+        return sizes
+
+    def _write(self, commit: Commit) -> None:
+        """Make it durable. Raises OSError."""
         commit.finish()
         for piece in commit.pieces:
             if piece.begins and self._sizes.get(piece.segment) != self._segment_bytes:
@@ -426,7 +452,6 @@ class Journal:
             self._files.write(piece.segment, piece.position, piece.buffers)
         for piece in commit.pieces:
             self._files.sync(piece.segment)
-        return sizes
 
     # -- space -----------------------------------------------------------------------------------------------
 
@@ -435,6 +460,49 @@ class Journal:
         self._drained = max(self._drained, epoch)
         while self._lag and self._lag[0][0] <= self._drained:
             self._lag.popleft()
+
+    def is_settled(self, epoch: int) -> bool:
+        """Whether a crash now would bring back nothing up to ``epoch``."""
+        return not self._replayable or self._replayable[0] > epoch
+
+    async def settle(self) -> None:
+        """Make durable what was noted as drained, so that none of it is replayed any more. Works on a full
+        journal, and on a broken one if the disk lets it.
+
+        Raises Unavailable when it could not be written down."""
+        if self._closed:
+            raise Closed("the journal is closed")
+        await self._finish(self._settle())
+
+    async def _settle(self) -> None:
+        async with self._lock:
+            drained = self._drained
+            if self.is_settled(drained):
+                return  # a commit has said it meanwhile
+            self._counts.marks += 1
+            if self._error is None and await self._mark():
+                return
+            await self._put_head(replace(self._head, counter=self._head.counter + 1, drained=drained))
+            self._is_durably_drained(drained)
+
+    async def _mark(self) -> bool:
+        """A commit that says only what is drained. False: there is no room for it."""
+        self._recycle()
+        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free)
+        # The page at the end of a segment is kept for a mark that frees others.
+        if not commit.mark(reserve_bytes=PAGE_BYTES):
+            return False
+        self._is_used = True
+        begun = self._clock()
+        try:
+            await self._offload(lambda: self._write(commit))
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                self._error = _unavailable(self._files, error)
+            return False
+        self._latency.add(self._clock() - begun)
+        self._committed(commit)
+        return True
 
     def _recyclable(self, drained: int) -> list[str]:
         """The oldest segments whose epochs are all drained, but never the newest one: that it is there proves
@@ -481,6 +549,7 @@ class Journal:
         self._is_used = False
         self._tail = Tail(self._head.counter)
         self._durable_drained = self._drained
+        self._is_durably_drained(self._drained)  # others may wait to be appended
         self._segments.clear()
         self._free = list(self._names)
 
@@ -527,6 +596,7 @@ class Journal:
             epochs=self._counts.epochs,
             records=self._counts.records,
             commits=self._counts.commits,
+            marks=self._counts.marks,
             refused_epochs=self._counts.refused_epochs,
             skips=self._counts.skips,
             commit_latency=self._latency.statistics(),
@@ -625,8 +695,8 @@ def _look(files: Files) -> _Left | None:
     return _Left(head, bad_heads, found)
 
 
-def _check(files: Files, left: _Left, identity: JournalIdentity) -> None:
-    if identity not in left.head.identities:
+def _check(files: Files, left: _Left, identity: JournalIdentity, also: JournalIdentity | None) -> None:
+    if identity not in left.head.identities and also not in left.head.identities:
         raise Mismatch(_mismatch(files, left, identity))
     if left.scan.damage is not None:
         raise Corrupt(_damage_line(files, left.scan.damage))

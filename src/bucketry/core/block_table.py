@@ -37,7 +37,7 @@ the rest can be read after all, or has been written, it goes like any other.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -200,6 +200,9 @@ class BlockTable:
         self._epochs: deque[Epoch] = deque([Epoch(1)])
         #: Blocks with a version that is set aside: it is the first of its slot.
         self._aside: set[int] = set()
+        #: Blocks that were set aside and have not been uploaded since, with the last epoch whose changes told
+        #: of them.
+        self._held: dict[int, int] = {}
         #: How often a version was set aside.
         self.set_aside_count = 0
         self._dirty_bytes = 0
@@ -483,6 +486,7 @@ class BlockTable:
             return
         slot = self._slots[block]
         assert slot.versions[0] is version, "versions of a block go in their order"
+        self._held.pop(block, None)  # what was set aside is in every later version
         self._drop_oldest(slot)
         if not slot.versions:
             if slot.data is None:
@@ -512,6 +516,7 @@ class BlockTable:
         version.state = _ASIDE
         self._drop_before(version)
         self._aside.add(block)
+        self._held[block] = max(self._held.get(block, 0), epoch.number)
         self.set_aside_count += 1
         self._retire_epochs()
 
@@ -553,11 +558,11 @@ class BlockTable:
         versions += [self._slots[block].versions[0] for block in self._aside]
         return min((version.first_written for version in versions), default=None)
 
-    def begin_flush(self) -> int:
+    def begin_flush(self, *, always: bool = False) -> int:
         """End the epoch: the number of the one that must be drained for everything written so far to be in
-        the bucket. One in which nothing was written goes on."""
+        the bucket. One in which nothing was written goes on, unless ``always``."""
         epoch = self._epochs[-1]
-        if not epoch.touched:
+        if not epoch.touched and not always:
             return epoch.number - 1
         epoch.closed = True
         self._epochs.append(Epoch(epoch.number + 1))
@@ -569,6 +574,22 @@ class BlockTable:
         """The newest epoch of which, as of all before it, the bucket has everything."""
         return self._epochs[0].number - 1
 
+    @property
+    def journal_epoch(self) -> int:
+        """Up to which epoch the bucket has everything, what was set aside included: a journal may forget
+        these."""
+        return min([self.drained_epoch, *(epoch - 1 for epoch in self._held.values())])
+
+    def held_blocks(self) -> list[int]:
+        """The blocks that ``changes`` tells of although they are of older epochs."""
+        return list(self._held)
+
+    def hold_since(self, blocks: Iterable[int], epoch_number: int) -> None:
+        """The changes of this epoch, with what is held of these blocks, are in the journal."""
+        for block in blocks:
+            if block in self._held:
+                self._held[block] = max(self._held[block], epoch_number)
+
     def number_from(self, epoch_number: int) -> None:
         """The epoch that begins now, with nothing written yet, has this number. Numbers only grow."""
         epoch = self._epochs[-1]
@@ -578,7 +599,12 @@ class BlockTable:
 
     def changes(self, epoch_number: int) -> Iterator[tuple[int, int, BytesLike | None]]:
         """What was written in a closed epoch and is not in the bucket: block, first byte, bytes (None: all of
-        it zeros), each block's in the order in which they were written. The bytes change no more."""
+        it zeros), each block's in the order in which they were written. Before that what was set aside in
+        older epochs, and written into the same blocks since. The bytes change no more."""
+        for block in self._held:
+            for version in self._slots[block].versions:
+                if version.epoch.number <= epoch_number:
+                    yield from _changes_of(version)
         for epoch in self._epochs:
             if epoch.number == epoch_number:
                 assert epoch.closed, "the epoch is over"

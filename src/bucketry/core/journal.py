@@ -390,10 +390,10 @@ class Commit:
                 at += step
         return self._put(Kind.BARRIER, epoch, 0, self._sequence - first)
 
-    def mark(self) -> bool:
+    def mark(self, *, reserve_bytes: int = 0) -> bool:
         """A record that says what every record says. False: it does not fit; the first in a segment that
-        holds no mark always does."""
-        return self._put(Kind.MARK, 0, 0, 0, reserve_bytes=0)
+        holds none in its last page always does, unless that is to stay free (``reserve_bytes``)."""
+        return self._put(Kind.MARK, 0, 0, 0, reserve_bytes=reserve_bytes)
 
     def _put(
         self,

@@ -79,14 +79,20 @@ async def look(place: Place) -> Holding:
 
 @asynccontextmanager
 async def held(
-    place: Place, *, force: bool, on_lost: Callable[[Fenced], None] | None = None
+    place: Place,
+    *,
+    force: bool,
+    on_lost: Callable[[Fenced], None] | None = None,
+    token: int | None = None,
+    owes: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[LeaseKeeper]:
     """Hold the volume. Raises Busy where somebody else does, unless ``force``. ``on_lost`` is called when
-    somebody has taken it over.
+    somebody has taken it over. ``token``: the mount token's value, a new one by default.
 
-    When the body ends with Unfinished, lease and token stay: something is missing in the bucket.
+    When the body ends with Unfinished, or with any error while ``owes`` says so, lease and token stay:
+    something is missing in the bucket.
     """
-    value = mount_token.new_value()
+    value = mount_token.new_value() if token is None else token
     machine = place.machine
     now = await look(place)
     keeper = LeaseKeeper(
@@ -102,7 +108,7 @@ async def held(
     try:
         await _take_token(place, keeper, value, force=force)
     except Busy:
-        await keeper.release()
+        await (keeper.stop() if owes() else keeper.release())
         raise
     except BaseException:
         # Our token may be there, or still the one before: the lease says of both that they are no
@@ -116,7 +122,10 @@ async def held(
         await keeper.stop()
         raise
     except BaseException:
-        await _give_back(place, keeper, value)
+        if owes():
+            await keeper.stop()
+        else:
+            await _give_back(place, keeper, value)
         raise
     else:
         await _give_back(place, keeper, value)

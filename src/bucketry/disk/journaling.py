@@ -2,8 +2,11 @@
 
 A journal carries the epoch of the lease under which it was written (its *generation*). It may be replayed
 when the lease still has that epoch: then nobody has taken the volume since. Taking the lease counts the epoch
-up; so that a crash in between leaves nothing undecided, the journal says before "the old one or the next",
-and after it "the next".
+up; so that a crash in between leaves nothing undecided, the journal says before "the old one, or the next if
+the mount token is this", and after it "the next". (The next alone may be somebody else's.)
+
+A lease that was given back says that the bucket has everything. So it is not given back as long as anything
+is only in the journal.
 """
 
 import logging
@@ -17,6 +20,7 @@ from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.errors import Busy, Mismatch, Unavailable
+from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -32,9 +36,12 @@ class AttachedJournal:
         self._place = place
         self._found = found
         self._generation = generation
+        #: The mount token that the attachment is to have.
+        self.token = mount_token.new_value()
         self.journal = journal
         #: What is to be replayed.
         self.epochs = epochs
+        self._is_replayed = False
 
     @classmethod
     async def open(
@@ -44,15 +51,22 @@ class AttachedJournal:
         since; and what Journal.open raises."""
         now = await holding.look(place)
         generation = 0 if now.lease is None else now.lease.epoch
+        holder = None if now.lease is None else now.lease.holder
         journal, epochs = await Journal.open(
-            files, _identity(place, found, generation), size_bytes_max=size_bytes_max, offload=offload
+            files,
+            _identity(place, found, generation),
+            # Left by an attach that had taken the lease and got no further.
+            also=None if holder is None else _identity(place, found, generation, holder.token),
+            size_bytes_max=size_bytes_max,
+            offload=offload,
         )
         attached = cls(place, found, generation, journal, epochs)
         try:
             if epochs:
                 await attached._check_token(now, files.place)
             await journal.relabel(
-                _identity(place, found, generation), _identity(place, found, generation + 1)
+                _identity(place, found, generation),
+                _identity(place, found, generation + 1, attached.token),
             )
         except BaseException:
             await journal.close(empty=False)
@@ -73,6 +87,15 @@ class AttachedJournal:
                 "else (an s3backer) may have written to it since; to give them up, delete that directory"
             )
 
+    @property
+    def owes(self) -> bool:
+        """Whether the journal has something that nobody has taken over yet."""
+        return bool(self.epochs) and not self._is_replayed
+
+    def note_replayed(self) -> None:
+        """The cache has everything, and sees to it from now on."""
+        self._is_replayed = True
+
     async def confirm(self, keeper: LeaseKeeper) -> None:
         """The volume is held. Raises Busy when somebody has had it for a moment since ``open``."""
         if keeper.epoch != self._generation + 1:
@@ -92,10 +115,10 @@ class AttachedJournal:
         await self.journal.close(empty=False)
 
 
-def _identity(place: Place, found: Volume, generation: int) -> JournalIdentity:
+def _identity(place: Place, found: Volume, generation: int, token: int | None = None) -> JournalIdentity:
     return JournalIdentity(
         volume=found.volume_id or place.url,
-        generation=str(generation),
+        generation=str(generation) if token is None else f"{generation} with token {token:08x}",
         size_bytes=found.format.size_bytes,
         block_size_bytes=found.format.block_size_bytes,
     )

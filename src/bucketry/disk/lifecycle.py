@@ -133,7 +133,13 @@ async def _attached(
 
     async with (
         _journal(place, found, cache_settings, local) as attached,
-        holding.held(place, force=asked.force, on_lost=on_lost) as keeper,
+        holding.held(
+            place,
+            force=asked.force,
+            on_lost=on_lost,
+            token=None if attached is None else attached.token,
+            owes=lambda: attached is not None and attached.owes,
+        ) as keeper,
     ):
         if not cache_settings.exclusive:
             directory = None
@@ -149,13 +155,25 @@ async def _attached(
         if keeper.is_lost:
             keeper.check()  # before there was a disk to be told
         async with _running(cache):
-            if attached is not None and (replayed_bytes := await cache.recover(attached.epochs)):
-                _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
+            if attached is not None:
+                await _replay(place, attached, cache)
             yield disk
         if attached is not None:
             await attached.empty()
         if directory is not None and cache.zeros.surveyed:
             save_zero_map(directory, cache.zeros, str(keeper.epoch))
+
+
+async def _replay(place: Place, attached: AttachedJournal, cache: BlockCache) -> None:
+    try:
+        replayed_bytes = await cache.recover(attached.epochs)
+    except BaseException:
+        # Nothing is flushed: half an epoch in the bucket would be taken for the whole.
+        await cache.abandon()
+        raise
+    attached.note_replayed()
+    if replayed_bytes:
+        _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
 
 
 def _kept_zeros(directory: CacheDirectory | None, layout: Layout, keeper: LeaseKeeper) -> ZeroMap | None:

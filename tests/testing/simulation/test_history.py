@@ -91,17 +91,29 @@ def test_a_read_sees_the_last_write_or_one_under_way() -> None:
         history.check_read(later, (7, 1))
 
 
-def test_what_is_replayed_is_one_epoch() -> None:
-    """While a replay goes to the bucket any mixture of it will do, but nothing that came afterwards."""
+def test_what_is_replayed_keeps_its_order() -> None:
+    """While a replay goes to the bucket its epochs come one after the other, and before what is new; what it
+    has lost is never seen again."""
     history = a_history()
     written(history, 1, 7)
     history.end_flush(history.begin_flush())
     written(history, 2, 8)
     history.end_flush(history.begin_flush())
+    history.begin_write(4, 0, CELLS, 11)
+    written(history, 2, 12)
     seen = {0: (1, 1), 1: (7, 7), 2: (8, 8)}
-    after = History.recovered(history, {0: (1, 1)}, seen)
-    after.check_order({0: (1, 1), 2: (8, 8)}, flushed=0)
+    after = history.recovered(seen)
+    after.check_order({0: (1, 1)}, flushed=0)
+    after.check_order({0: (1, 1), 1: (7, 7)}, flushed=0)
+    with pytest.raises(Violation):
+        after.check_order({0: (1, 1), 2: (8, 8)}, flushed=0)
     written(after, 3, 9)
     after.check_order({**seen, 3: (9, 9)}, flushed=0)
+    for content in ({0: (1, 1), 1: (7, 7), 3: (9, 9)}, {**seen, 2: (12, 12)}, {**seen, 4: (11, 11)}):
+        with pytest.raises(Violation):
+            after.check_order(content, flushed=0)
+    reading = after.begin_read(2, 0, CELLS)
+    after.check_read(reading, (8, 8))
     with pytest.raises(Violation):
-        after.check_order({0: (1, 1), 2: (8, 8), 3: (9, 9)}, flushed=0)
+        after.check_read(reading, (12, 12))
+    assert history.epoch == 3, "the history before is as it was"

@@ -44,11 +44,12 @@ class Users:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
     """The local disk of every machine: ``capacity_bytes`` of it, how often it fails to write, and how long it
-    takes."""
+    takes. ``stays``: who comes next runs on the same machine, as a rule."""
 
     capacity_bytes: int | None
     fail: float
     delay_max_seconds: float
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,7 @@ def _with_journal(course: Course, random: Random) -> Course:
         return course
     journal_bytes = random.choice([1, 1, 4]) * JOURNAL_BYTES_MIN
     capacities = [None, None, None, journal_bytes // 2]
-    return replace(
+    course = replace(
         course,
         cache=replace(
             course.cache,
@@ -163,6 +164,24 @@ def _with_journal(course: Course, random: Random) -> Course:
             fail=random.choice([0.0, 0.0, 0.0, 0.02]),
             delay_max_seconds=random.choice([0.0, 0.01, 1.0]),
         ),
+    )
+    return _with_crashes(course, random) if random.random() < 0.5 else course
+
+
+def _with_crashes(course: Course, random: Random) -> Course:
+    """The same with many flushes of few blocks and one crash after the other, so that replays are cut
+    short, and what they find is of many epochs."""
+    assert course.journal is not None
+    acts = random.choices([Act.KILL, Act.POWER, Act.SHORT_CUT, Act.CLOSE], weights=[6, 3, 1, 1], k=4)
+    return replace(
+        course,
+        acts=tuple(acts),
+        successors=(False,) * len(acts),
+        readers=course.readers[:1] + (False,) * (len(acts) - 1),
+        users=replace(
+            course.users, operations=random.randint(20, 60), blocks_max=2, weights=(10, 1, 1, 2, 8, 0)
+        ),
+        journal=replace(course.journal, stays=True),
     )
 
 

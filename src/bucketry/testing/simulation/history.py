@@ -16,6 +16,7 @@ sees in all the others of that block at least what was there when that write was
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from bucketry.testing.simulation.cells import Numbers, show
@@ -89,27 +90,23 @@ class History:
             ]
         return cells
 
-    @classmethod
-    def recovered(
-        cls, before: "History", base: Mapping[int, Numbers], seen: Mapping[int, Numbers]
-    ) -> "History":
-        """That of a holder who has replayed a journal: ``before`` is the history of those writes, ``base``
-        what the bucket had, ``seen`` what is read now. What is replayed goes to the bucket as one epoch, the
-        first."""
-        history = cls(before.block_count, before.cell_count, {**base, **seen})
-        history.epoch, history.flushed = 2, 1
-        nothing = [0] * before.cell_count
-        for block, cells in before.cells_of.items():
-            old, new = (content.get(block) or tuple(nothing) for content in (base, seen))
-            history.cells_of[block] = twins = []
-            for index, cell in enumerate(cells):
-                twin = _Cell(Write(old[index], block, index, index + 1, 0, 0, nothing))
-                numbers = [version.number for version in cell.versions]
-                for number in [*numbers, new[index]]:
-                    twin.versions.append(Write(number, block, index, index + 1, 1, 1, nothing))
-                twin.done = len(twin.versions) - 1
-                twins.append(twin)
-        return history
+    def recovered(self, seen: Mapping[int, Numbers]) -> "History":
+        """That of a holder who has taken over a journal of these writes and reads ``seen``: it goes on where
+        this one ended. What is not seen is lost, and never reaches the bucket; what is seen will, in its old
+        order, before what comes now."""
+        after = deepcopy(self)
+        after.flushed = self.epoch
+        after.epoch = self.epoch + 1
+        after.writes_under_way = 0
+        after._allowed.clear()  # noqa: SLF001 - it is one of us
+        for block, cells in after.cells_of.items():
+            for cell, number in zip(cells, seen.get(block) or (0,) * self.cell_count, strict=True):
+                while cell.versions[-1].number != number:
+                    cell.versions.pop()
+                cell.done = len(cell.versions) - 1
+                for version in cell.versions:
+                    version.last_epoch = min(version.last_epoch, self.epoch)
+        return after
 
     # -- what is done ----------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Session:
     released: bool = False
     #: A flush waits for a journal, and the bucket may lack what was flushed.
     journal: bool = False
-    #: Whose writes its journal has, until it is known what of them it has recovered.
+    #: Whose writes its journal had when it began: their history is its own.
     recovers: "Session | None" = None
 
     @property
@@ -90,6 +90,8 @@ class Witness:
 
     def is_certain(self, session: Session) -> bool:
         """Whether it is known what its blocks may be."""
+        if session.recovers is not None and not self.is_certain(session.recovers):
+            return False
         return self.is_order_promised and session.contested_until < 0
 
     def changed(self, process: Process, key: str) -> None:
@@ -138,11 +140,14 @@ class Witness:
             if epoch <= before.epoch:
                 raise Violation(f"the lease's epoch went from {before.epoch} to {epoch}")
         self._trace(process.name, f"has the lease (epoch {epoch})")
-        history = History(self._names.block_count, self._cells.count, self.content)
+        recovers = self._to_recover(process) if self._journal_of is not None else None
+        if recovers is None:
+            history = History(self._names.block_count, self._cells.count, self.content)
+        else:
+            history = recovers.history
         session = Session(process, holder, epoch, history, contested_until)
-        if self._journal_of is not None:
-            session.journal = True
-            session.recovers = self._to_recover(process)
+        session.journal = self._journal_of is not None
+        session.recovers = recovers
         self.sessions.append(session)
 
     def _to_recover(self, process: Process) -> Session | None:
@@ -162,20 +167,22 @@ class Witness:
     def recovered(self, session: Session, seen: Mapping[int, Numbers]) -> None:
         """A process that may have replayed a journal reads ``seen``. Raises Violation unless all that was
         flushed is there, and what else there is fits."""
-        origin = session.recovers
-        assert origin is not None
-        session.recovers = None
-        if self.is_certain(session) and self.is_certain(origin):
-            keys = [*self._damaged(session.process), *self._damaged(origin.process)]
-            # Not the rule of blocks: what was flushed is replayed over blocks that may have later, unflushed
-            # writes by then, of which something remains beside it (docs/semantics.md says so).
-            origin.history.check_order(seen, aside=self._blocks(keys))
-        session.history = History.recovered(origin.history, session.history.base, seen)
+        if self.is_certain(session):
+            for block, numbers in seen.items():
+                session.history.check_block(block, numbers)
+            session.history.check_order(seen, aside=self._aside(session))
+            session.history = session.history.recovered(seen)
+        else:
+            session.history = History(self._names.block_count, self._cells.count, {**self.content, **seen})
         self._check_order(session, self.content)
 
     def _check_given_back(self, session: Session) -> None:
         if self.is_certain(session):
-            session.history.check_complete(self.content)
+            if session.recovers is not None and session.history is session.recovers.history:
+                # It ended before the disk could be used: what was not flushed may be lost.
+                session.history.check_order(self.content, aside=self._aside(session))
+            else:
+                session.history.check_complete(self.content)
         if self._token() == f"{session.holder.token:08x}":
             raise Violation(f"{session.process.name} gave the lease back before its mount token")
 
@@ -211,8 +218,7 @@ class Witness:
         if session.process is not process:
             raise Violation(f"{process.name} wrote block {block} though {session.process.name} has the lease")
         if self.is_certain(session):
-            if session.recovers is None:
-                session.history.check_block(block, numbers)
+            session.history.check_block(block, numbers)
             self._check_order(session, self.content)
 
     def _decode(self, block: int, key: str) -> Numbers:
@@ -227,10 +233,18 @@ class Witness:
             raise Violation(f"block {block} in the store: {error}") from error
 
     def _check_order(self, session: Session, content: Mapping[int, Numbers]) -> None:
-        if session.recovers is not None or not self.is_certain(session):
-            return  # what is replayed is one epoch, and where that ends is not known yet
-        aside = self._blocks(self._damaged(session.process))
-        session.history.check_order(content, flushed=0 if session.journal else None, aside=aside)
+        if self.is_certain(session):
+            flushed = 0 if session.journal else None
+            session.history.check_order(content, flushed=flushed, aside=self._aside(session))
+
+    def _aside(self, session: Session) -> set[int]:
+        """Blocks that may have been set aside, by the session or since those whose writes it has taken over
+        began."""
+        first = session
+        while first.recovers is not None:
+            first = first.recovers
+        since = self.sessions[self.sessions.index(first) : self.sessions.index(session) + 1]
+        return {block for each in since for block in self._blocks(self._damaged(each.process))}
 
     def _blocks(self, keys: Collection[str]) -> set[int]:
         return {block for key in keys if (block := self._names.parse(key)) is not None}

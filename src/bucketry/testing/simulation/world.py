@@ -410,7 +410,8 @@ class World:
                 machine = next_machine
                 writer, attached = early
             else:
-                machine = self._random.choice(self._machines[:2])
+                if self.course.journal is None or not self.course.journal.stays:
+                    machine = self._random.choice(self._machines[:2])
                 # What a process of this machine sent just before it died arrives before the next one starts:
                 # a client cannot know better (see bucketry.bucket.retrying).
                 await self._network.wait_quiet(writer)
