@@ -170,6 +170,7 @@ def test_the_limit_holds(caches: Caches) -> None:
     assert cache.counts.evicted_blocks >= 20
 
 
+@pytest.mark.slow
 def test_what_is_used_stays(caches: Caches) -> None:
     """Blocks that are read now and then survive any number of blocks that are read once."""
     cache = caches.cache(40)
@@ -252,6 +253,7 @@ def test_a_lost_account_is_made_anew(caches: Caches) -> None:
         assert cache.statistics()["used_bytes"] == used
 
 
+@pytest.mark.slow
 def test_many_processes_keep_one_limit(caches: Caches) -> None:
     """Threads with caches of their own, as processes have them, store and read at random: the limit holds all
     the time, nobody ever reads wrong bytes, and what is taken is what the account says."""
@@ -305,6 +307,7 @@ def test_many_processes_keep_one_limit(caches: Caches) -> None:
     assert after <= before
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_room_taken_for_ever(caches: Caches) -> None:
     """Room that a killed process had taken and not used is free again when room is needed."""
     cache = caches.cache(20)
@@ -325,6 +328,72 @@ def test_a_process_that_is_killed_leaves_no_room_taken_for_ever(caches: Caches) 
     assert used >= 19 * BLOCK_BYTES
     caches.entry(cache, "a", 15)
     assert len(present(cache, "a")) == 15
+
+
+class _Killed(BaseException):
+    """The end of a process, as far as the files are concerned."""
+
+
+@pytest.mark.slow
+@pytest.mark.logs("a process that has ended", required=False)
+@pytest.mark.parametrize("seal", [False, True])
+def test_an_end_at_any_moment(caches: Caches, seal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever call into the system is the last one of a process that makes, fills and seals an entry: who
+    comes after it finds no wrong byte, no plain file that is not whole, and room for the same again."""
+    data = content(3 * BLOCK_BYTES)
+    about = CachedObject(STORE, "dir/a", "dir/a", "1", len(data), None, 1.0)
+    calls = ("pwrite", "ftruncate", "replace", "link", "fchmod", "fsync", "mkdir", "open")
+    originals = {name: getattr(os, name) for name in calls}
+    left = 0
+
+    def last_call(name: str) -> object:
+        def call(*arguments: object, **more: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise _Killed
+            if left < 0:
+                raise OSError(errno.EIO, "a process that has ended does nothing any more")
+            return originals[name](*arguments, **more)
+
+        return call
+
+    count, ended = 0, False
+    while not ended:
+        count += 1
+        cache = caches.cache(7)
+        left = count
+        with monkeypatch.context() as patch:
+            for name in calls:
+                patch.setattr(os, name, last_call(name))
+            try:
+                entry = cache.create(about)
+                if entry is not None:
+                    caches._open.append(entry)
+                    for block in range(3):
+                        cache.store(entry, block, data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+                    if seal:
+                        cache.seal(entry)
+                ended = left > 0
+            except _Killed:
+                pass
+        plain = caches.directory / "dir" / "a"
+        if plain.exists():
+            assert plain.read_bytes() == data
+        fresh = caches.cache(7)
+        found = fresh.find(STORE, "dir/a")
+        if found is not None:
+            with closing(found):
+                for block in found.records().present():
+                    wanted = data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+                    assert found.read_block(block, 1) == wanted
+        assert scrubbed(fresh).bad_blocks == 0
+        fresh.remove(STORE, "dir/a")
+        assert not plain.exists()
+        caches.entry(fresh, "other", 6)
+        assert len(present(fresh, "other")) == 6
+        fresh.remove(STORE, "other")
+    assert count > 20
 
 
 # -- scrub ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ from files.reading import (
     settled,
 )
 
-MODES = ["whole", "ranges", "auto"]
+#: The quick check is content with the two that differ.
+MODES = ["whole", "ranges", pytest.param("auto", marks=pytest.mark.slow)]
 #: Five blocks, the last one short.
 SIZE = 4 * BLOCK_BYTES + 1234
 
@@ -449,6 +450,7 @@ async def test_damage_in_the_bucket_is_an_error(place: Place, mode: str) -> None
             await read(found, 3 * BLOCK_BYTES, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.logs("not what was uploaded")
 async def test_damage_in_a_file_of_large_pieces(place: Place) -> None:
     """Pieces larger than a request are compared when all of the file is here, by the checksums of its
@@ -623,7 +625,7 @@ DAMAGES = [
 
 
 @pytest.mark.logs("fetched again", "could not", "is removed", required=False)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param("whole", marks=pytest.mark.slow), "ranges"])
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damage_in_the_cache_is_a_miss(place: Place, mode: str, damage: object) -> None:
     """Whatever somebody has done to the cached files, what is read is what is in the bucket; it is fetched
