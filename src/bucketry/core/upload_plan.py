@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bucketry.errors import Unsupported
 
 #: Part sizes are multiples of it, so that parts begin where blocks of files and checksums do.
-_GRAIN_BYTES = 1 << 20
+_GRAIN_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,11 @@ class UploadRecords:
         if not self._directory.is_dir():
             return
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
-            held = _hold(path, create=False)
+            try:
+                held = _hold(path, create=False)
+            except OSError:
+                # Nothing of ours, whatever its name.
+                continue
             if held is None:
                 continue
             if held.found is None or held.found.bucket_url != bucket_url:
