@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from bucketry.bucket.interface import Attributes, ByteRange
-from bucketry.core.pieces import PIECES_METADATA, sum_pieces
+from bucketry.bucket.interface import Attributes, ByteRange, Object
+from bucketry.core.pieces import PIECES_METADATA, PieceSummer, encode, sum_pieces
 from bucketry.errors import (
     Closed,
     Corrupt,
@@ -21,6 +21,7 @@ from bucketry.errors import (
     PreconditionFailed,
     Unavailable,
 )
+from bucketry.files import object_reader, object_version
 from bucketry.testing.faulty_bucket import Delay, Fail, FlipBit, Truncate
 from files.reading import (
     BLOCK_BYTES,
@@ -323,6 +324,49 @@ async def test_readers_in_two_loops_share_a_directory(place: Place) -> None:
     assert sum(fetched_bytes) == len(data)  # type: ignore[arg-type]
 
 
+@pytest.mark.logs("who fetches block 2 does not, so we do")
+async def test_who_is_stopped_holds_nobody_up_for_ever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that another process has locked, and does not fetch, is fetched all the same after a while."""
+    monkeypatch.setattr(object_version, "PATIENCE_SECONDS", 0.01)
+    data = content(SIZE)
+    await place.put("a", data)
+    async with opened(place.reader(), "a") as found:
+        entry = place.cache().find("memory://files", "a")
+        assert entry is not None
+        assert entry.try_claim(2, 3)
+        assert await read(found, 2 * BLOCK_BYTES - 10, 20) == data[2 * BLOCK_BYTES - 10 :][:20]
+        entry.close()
+
+
+@pytest.mark.logs("does not get on")
+async def test_who_is_stopped_while_he_opens(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open does not wait for ever for another process that opens the same object."""
+    monkeypatch.setattr(object_reader, "PATIENCE_SECONDS", 0.01)
+    await place.put("a", b"data")
+    cache = place.cache()
+    key_lock = cache.try_lock_key(cache.entry_id("memory://files", "a"))
+    assert key_lock is not None
+    assert await fetched(place.reader(), "a") == b"data"
+    key_lock.close()
+
+
+async def test_another_process_that_fails_to_fetch(place: Place) -> None:
+    """Who waits for a block that another process gives up fetches it himself, and at once."""
+    data = content(SIZE)
+    await place.put("a", data)
+    reader = place.reader(read_ahead_bytes=0)
+    async with opened(reader, "a") as found:
+        entry = place.cache().find("memory://files", "a")
+        assert entry is not None
+        assert entry.try_claim(1, 4)
+        reading = asyncio.create_task(read(found, 0, SIZE))
+        while not reader.statistics()["single_flight_waits_elsewhere"]:
+            await asyncio.sleep(0)
+        entry.release(1, 4)
+        assert await reading == data
+        entry.close()
+
+
 async def test_an_open_that_is_given_up(place: Place) -> None:
     """One of two who wait for an open gives up: the other one has it; when both do, nothing stays open."""
     await place.put("a", content(1000))
@@ -422,6 +466,25 @@ async def test_short_for_good(place: Place) -> None:
         assert await read(found, BLOCK_BYTES, 10) == data[BLOCK_BYTES : BLOCK_BYTES + 10]
 
 
+@pytest.mark.logs("bytes at 131072 of 525522 came")
+async def test_an_answer_shorter_than_it_should_be(place: Place) -> None:
+    """Bytes that are missing are seen without the object's checksums as well, whatever size is claimed."""
+    data = content(SIZE)
+    await place.put("a", data, pieces=False)
+    async with opened(place.reader(read_ahead_bytes=0), "a") as found:
+        original = place.bucket.get
+
+        async def short(key: str, **more: object) -> Object:
+            whole = await original(key, **more)  # type: ignore[arg-type]
+            return Object(whole.info, whole.data[:-1])
+
+        place.bucket.get = short  # type: ignore[method-assign]
+        with pytest.raises(Corrupt):
+            await read(found, BLOCK_BYTES, 10)
+        place.bucket.get = original  # type: ignore[method-assign]
+        assert await read(found, BLOCK_BYTES, 10) == data[BLOCK_BYTES : BLOCK_BYTES + 10]
+
+
 @pytest.mark.logs("not what was uploaded")
 @pytest.mark.parametrize("mode", MODES)
 async def test_damage_on_the_way_is_seen(place: Place, mode: str) -> None:
@@ -455,20 +518,22 @@ async def test_damage_in_the_bucket_is_an_error(place: Place, mode: str) -> None
 async def test_damage_in_a_file_of_large_pieces(place: Place) -> None:
     """Pieces larger than a request are compared when all of the file is here, by the checksums of its
     blocks."""
-    data = content(33 << 20)
-    assert sum_pieces([data]).piece_size_bytes == 2 * BLOCK_BYTES
-    await place.put("a", data)
-    info = await place.bucket.head("a")
+    data = content(10 << 20)
+    summer = PieceSummer(len(data), 8 << 20)
+    summer.feed(data)
+    pieces = summer.finish()
+    assert pieces is not None
+    attributes = Attributes(metadata={PIECES_METADATA: encode(pieces, len(data))})
     wrong = bytearray(data)
-    wrong[-1] ^= 1
-    etag = await place.bucket.put("a", bytes(wrong), attributes=info.attributes)
+    wrong[5 << 20] ^= 1
+    await place.bucket.put("a", bytes(wrong), attributes=attributes)
     reader = place.reader(mode="whole")
     with pytest.raises(Corrupt):
         await reader.open("a", "a")
     assert not (place.directory / "a").exists()
-    await place.bucket.put("a", data, attributes=info.attributes)
-    assert etag != (await place.bucket.head("a")).etag
+    await place.bucket.put("a", data, attributes=attributes)
     assert await fetched(reader, "a") == data
+    assert (place.directory / "a").read_bytes() == data
 
 
 @pytest.mark.logs("its checksums are")
