@@ -39,7 +39,10 @@ class Database:
         from bucketry.files.wiredtiger import configuration
 
         tiered = configuration(
-            self._settings["bucket"], self._settings["prefix"], **self._settings.get("options", {})
+            self._settings["bucket"],
+            self._settings["prefix"],
+            **self._settings.get("tiered", {}),
+            **self._settings.get("options", {}),
         )
         self.home.mkdir(exist_ok=True)
         self.connection = wiredtiger.wiredtiger_open(
