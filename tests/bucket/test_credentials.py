@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,19 +243,31 @@ def test_profile_that_needs_boto3(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _store(request: Request) -> Answer:
+    if request.path.endswith("?uploads"):
+        return Answer(
+            200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+        )
     return Answer(200, b"hello", {"ETag": '"x"', "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"})
 
 
 async def _authorization(server: Loopback, **settings: object) -> tuple[str, str | None]:
-    """The access id that a get was signed with, and the token that it carried."""
+    """The access id that a get was signed with, and the token that it carried; both of our clients do so
+    alike, the other one of which uploads in parts."""
     bucket = connect(BucketSettings(url="s3://bucket", endpoint=server.endpoint, **settings))  # type: ignore[arg-type]
     try:
         await bucket.get("key")
+        first = _signer(server.requests[-1])
+        await bucket.create_upload("key", part_size_bytes=5 << 20)
+        assert _signer(server.requests[-1]) == first
     finally:
         await bucket.close()
-    headers = server.requests[-1].headers
-    authorization = headers.get("authorization", "")
-    return authorization.partition("Credential=")[2].partition("/")[0], headers.get("x-amz-security-token")
+    return first
+
+
+def _signer(request: Request) -> tuple[str, str | None]:
+    authorization = request.headers.get("authorization", "")
+    token = request.headers.get("x-amz-security-token")
+    return authorization.partition("Credential=")[2].partition("/")[0], token
 
 
 async def test_keys_with_another_token_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -376,12 +389,27 @@ async def test_metadata_service_that_refuses(
             await _authorization(server)
 
 
+async def test_the_second_client_looks_at_nothing_else(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """A profile that does not exist, an endpoint, a region or a session token of the environment are not for
+    keys that the caller gave."""
+    monkeypatch.setenv("AWS_PROFILE", "nobody-made-this")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of other keys")
+    monkeypatch.setenv("AWS_REGION", "eu-nowhere-1")
+    with serve(_store) as server:
+        assert await _authorization(server, access_id="id", access_key=Secret("k"), region="us-east-1") == (
+            "id",
+            None,
+        )
+    assert "/us-east-1/s3/" in server.requests[-1].headers["authorization"]
+
+
 # Temporary keys that a program brings itself.
 
 
 def test_keys_with_their_session_token() -> None:
     """A session token goes with the given keys, and means nothing without them."""
-    keys = {"access_id": "id", "access_key": Secret("k")}
+    keys: dict[str, Any] = {"access_id": "id", "access_key": Secret("k")}
     assert _find(session_token=Secret("t"), **keys) == Keys("id", Secret("k"), Secret("t"))
     with pytest.raises(Invalid, match="session token without"):
         _find(session_token=Secret("t"))
@@ -415,3 +443,29 @@ async def test_a_provider_is_asked_again_when_its_keys_expire() -> None:
     assert signed == sorted(signed)
     assert set(signed) == {"ID0", "ID1", "ID2"}
     assert {request.headers["x-amz-security-token"] for request in server.requests} == {"token"}
+
+
+async def test_both_clients_ask_a_provider_again() -> None:
+    """What uploads in parts renews its keys as well, and signs with the new ones."""
+    asked = 0
+
+    def provider() -> TemporaryKeys:
+        nonlocal asked
+        asked += 1
+        return TemporaryKeys(
+            access_id=f"ID{asked}",
+            access_key=Secret("geheim"),
+            session_token=Secret("token"),
+            # Within the time in which botocore insists on new ones.
+            expires=datetime.now(UTC) + timedelta(seconds=60),
+        )
+
+    with serve(_store) as server:
+        bucket = connect(
+            BucketSettings(url="s3://bucket", endpoint=server.endpoint, credential_provider=provider)
+        )
+        for _ in range(3):
+            await bucket.create_upload("key", part_size_bytes=5 << 20)
+        await bucket.close()
+    assert len({_signer(request)[0] for request in server.requests}) == 3
+    assert {_signer(request)[1] for request in server.requests} == {"token"}

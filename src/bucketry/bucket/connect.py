@@ -178,6 +178,8 @@ def _s3_store(settings: BucketSettings, place: S3Place, environment: Mapping[str
         config["endpoint"] = (
             place.endpoint if place.path_style else _virtual_host(place.endpoint, place.bucket_name)
         )
+        # Otherwise AWS_ENDPOINT_URL_S3 in the environment would win over what we were told.
+        config["aws_endpoint_url_s3"] = config["endpoint"]
     if settings.sse is not None:
         config["server_side_encryption"] = settings.sse
     if settings.sse_key_id is not None:

@@ -11,7 +11,6 @@ takes a quarter of a second and is not always installed. See docs/decisions/0013
 
 import base64
 import binascii
-import importlib.util
 import logging
 import os
 import threading
@@ -20,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ class S3Place:
 
 def is_installed() -> bool:
     """Whether uploads in parts are possible here at all. Imports nothing."""
-    return importlib.util.find_spec("botocore") is not None
+    return find_spec("botocore") is not None
 
 
 class S3Uploads:
@@ -264,6 +264,7 @@ def _make_client(place: S3Place) -> Any:
     """A client that looks at nothing but ``place`` (and, for credentials that are renewed, at where the
     environment says they come from)."""
     import botocore.session
+    import urllib3
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.credentials import CredentialResolver, create_credential_resolver
@@ -276,15 +277,20 @@ def _make_client(place: S3Place) -> Any:
     )
     session.register_component("data_loader", _data_loader())
     session.set_config_variable("region", place.region)
+    if place.ca_file is not None:
+        # For the service that gives credentials, as for the store.
+        session.set_config_variable("ca_bundle", str(place.ca_file))
     if isinstance(place.credentials, FromClient):
         provider = create_credential_resolver(session).get_provider(_SOURCES[place.credentials.source])
         session.register_component("credential_provider", CredentialResolver([provider]))
     elif not isinstance(place.credentials, Anonymous):
         provider = _provider(place.credentials)
         session.register_component("credential_provider", CredentialResolver([provider]))
-    verify: bool | str | None = False if place.insecure else None
-    if place.ca_file is not None and not place.insecure:
-        verify = str(place.ca_file)
+    verify: bool | str | None = None if place.ca_file is None else str(place.ca_file)
+    if place.insecure:
+        verify = False
+        # A warning with every request, of what was asked for.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     return session.create_client(
         "s3",
         region_name=place.region,

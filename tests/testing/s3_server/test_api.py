@@ -371,6 +371,35 @@ def test_uploads_in_parts_that_fail(server: S3Server, client: Any) -> None:
     assert server.snapshot().stored_bytes == 5
 
 
+def test_checksums_of_parts(server: S3Server, client: Any) -> None:
+    """An upload that was begun with an algorithm wants its checksum for each part, keeps and lists it, and
+    wants it again, the same, when it is completed."""
+    answer = client.create_multipart_upload(Bucket="bucket", Key="k", ChecksumAlgorithm="CRC32C")
+    assert answer["ChecksumAlgorithm"] == "CRC32C"
+    name = {"Bucket": "bucket", "Key": "k", "UploadId": answer["UploadId"]}
+    for wrong, expected in (
+        ({"ChecksumCRC32": "NhCmhg=="}, "InvalidRequest"),
+        ({"ChecksumCRC32C": "AAAAAA=="}, "BadDigest"),
+    ):
+        with pytest.raises(ClientError) as caught:
+            client.upload_part(**name, PartNumber=1, Body=b"hello", **wrong)
+        assert code_of(caught) == (400, expected)
+    put = client.upload_part(**name, PartNumber=1, Body=b"hello", ChecksumCRC32C="mnG7TA==")
+    assert put["ChecksumCRC32C"] == "mnG7TA=="
+    (listed,) = client.list_parts(**name)["Parts"]
+    assert (listed["ETag"], listed["ChecksumCRC32C"]) == (put["ETag"], "mnG7TA==")
+    assert client.list_multipart_uploads(Bucket="bucket")["Uploads"][0]["ChecksumAlgorithm"] == "CRC32C"
+    part = {"PartNumber": 1, "ETag": put["ETag"]}
+    for checksum, expected in (({}, "InvalidRequest"), ({"ChecksumCRC32C": "AAAAAA=="}, "InvalidPart")):
+        with pytest.raises(ClientError) as caught:
+            client.complete_multipart_upload(**name, MultipartUpload={"Parts": [{**part, **checksum}]})
+        assert code_of(caught)[1] == expected
+    client.complete_multipart_upload(
+        **name, MultipartUpload={"Parts": [{**part, "ChecksumCRC32C": "mnG7TA=="}]}
+    )
+    assert get(client, "k")["Body"] == b"hello"
+
+
 def test_wrong_keys(server: S3Server, client: Any) -> None:
     """A wrong secret, an unknown key, a missing or wrong token, an expired one: each has its own code."""
     other = Secret("another")

@@ -1,6 +1,7 @@
 """S3's XML: what it sends, and what it is sent."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -57,15 +58,29 @@ def read_deletion(body: BytesLike) -> tuple[list[tuple[str, str | None]], bool]:
     return keys, _child_text(root, "Quiet") == "true"
 
 
-def read_parts(body: BytesLike) -> list[tuple[int, str]]:
-    """Numbers and ETags of the parts that make an object. Raises S3Error."""
+@dataclass(frozen=True, slots=True)
+class AskedPart:
+    """A part that is to go into an object. ``checksums``: algorithm → base64, as far as they were given."""
+
+    number: int
+    etag: str
+    checksums: Mapping[str, str]
+
+
+def read_parts(body: BytesLike) -> list[AskedPart]:
+    """The parts that make an object. Raises S3Error."""
     root = _read(body, "CompleteMultipartUpload")
     parts = []
     for item in _children(root, "Part"):
         number, etag = _child_text(item, "PartNumber") or "", _child_text(item, "ETag")
         if not (number.isascii() and number.isdigit() and len(number) < 6) or etag is None:
             raise S3Error("MalformedXML")
-        parts.append((int(number), etag))
+        checksums = {
+            _local_name(child).removeprefix("Checksum").lower(): child.text or ""
+            for child in item
+            if _local_name(child).startswith("Checksum")
+        }
+        parts.append(AskedPart(int(number), etag, checksums))
     if not parts:
         raise S3Error("MalformedXML")
     return parts

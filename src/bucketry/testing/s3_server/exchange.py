@@ -134,7 +134,10 @@ class Exchange:
     def _failure(self, fault: Fail, call: Call) -> Answer:
         wait = fault.retry_after_seconds
         headers = {} if wait is None else {"Retry-After": str(wait)}
-        return self.service.refuse(S3Error(fault.code, headers=headers), call)
+        answer = self.service.refuse(S3Error(fault.code, headers=headers), call)
+        if fault.late:
+            answer.status = 200
+        return answer
 
     async def _send(self, connection: Connection, answer: Answer, faults: Sequence[Fault]) -> None:
         body = answer.body

@@ -18,11 +18,13 @@ def _check_share(name: str, value: float) -> None:
 @dataclass(frozen=True, slots=True)
 class Fail:
     """The answer is S3's error ``code`` (a key of ``errors.CODES``); the request is not applied, or it is,
-    and the server says otherwise."""
+    and the server says otherwise. ``late``: the status is 200 all the same, as S3's is when it finds out
+    while it completes an upload in parts."""
 
     code: str = "InternalError"
     retry_after_seconds: int | None = None
     applied: bool = False
+    late: bool = False
 
     def __post_init__(self) -> None:
         if self.code not in CODES:

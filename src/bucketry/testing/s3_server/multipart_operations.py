@@ -27,7 +27,12 @@ def _create_multipart_upload(turn: Turn) -> Answer:
     if algorithm and algorithm not in ALGORITHMS:
         raise S3Error("NotImplemented", f"Checksums by {algorithm} are not implemented.")
     upload = turn.store.create_upload(
-        call.bucket, call.key, kept_headers(call.headers), storage_class(call.headers), turn.now
+        call.bucket,
+        call.key,
+        kept_headers(call.headers),
+        storage_class(call.headers),
+        turn.now,
+        algorithm,
     )
     content: documents.Content = [
         ("Bucket", call.bucket),
@@ -35,6 +40,8 @@ def _create_multipart_upload(turn: Turn) -> Answer:
         ("UploadId", upload.upload_id),
     ]
     headers = {**documents.HEADERS, **encryption_headers(call.headers)}
+    if algorithm:
+        headers["x-amz-checksum-algorithm"] = algorithm.upper()
     return Answer(200, headers, documents.document("InitiateMultipartUploadResult", content))
 
 
@@ -49,6 +56,12 @@ def _upload_part(turn: Turn) -> Answer:
     upload = _upload(turn)
     md5 = check_content_md5(call.headers.get("content-md5"), turn.body)
     checksums = check_checksums(turn.checksum_headers, turn.body)
+    if upload.checksum_algorithm and upload.checksum_algorithm not in checksums:
+        raise S3Error(
+            "InvalidRequest",
+            f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm}, actual "
+            f"checksum Type: {next(iter(checksums), 'null')}",
+        )
     etag = turn.etags.of_object(turn.body, md5)
     turn.store.put_part(upload, int(text), Part(turn.body, etag, turn.now, checksums))
     return Answer(200, {"ETag": etag, **checksum_headers(checksums)})
@@ -100,17 +113,14 @@ def _list_parts(turn: Turn) -> Answer:
     ]
     for number in page:
         part = upload.parts[number]
-        content.append(
-            (
-                "Part",
-                [
-                    ("PartNumber", str(number)),
-                    ("LastModified", documents.iso_time(part.modified)),
-                    ("ETag", part.etag),
-                    ("Size", str(len(part.data))),
-                ],
-            )
-        )
+        entry: documents.Elements = [
+            ("PartNumber", str(number)),
+            ("LastModified", documents.iso_time(part.modified)),
+            ("ETag", part.etag),
+            ("Size", str(len(part.data))),
+            *((f"Checksum{name.upper()}", value) for name, value in part.checksums.items()),
+        ]
+        content.append(("Part", entry))
     return Answer(200, documents.HEADERS, documents.document("ListPartsResult", content))
 
 
@@ -156,6 +166,11 @@ def _list_multipart_uploads(turn: Turn) -> Answer:
                 ("UploadId", upload.upload_id),
                 ("StorageClass", upload.storage_class),
                 ("Initiated", documents.iso_time(upload.initiated)),
+                *(
+                    [("ChecksumAlgorithm", upload.checksum_algorithm.upper())]
+                    if upload.checksum_algorithm
+                    else []
+                ),
             ],
         )
         for upload in page
@@ -167,16 +182,32 @@ def _upload(turn: Turn) -> Upload:
     return turn.store.upload(turn.call.bucket, turn.call.key, turn.call.query.get("uploadId", ""))
 
 
-def _chosen_parts(turn: Turn, upload: Upload, asked: list[tuple[int, str]]) -> list[Part]:
-    numbers = [number for number, _ in asked]
+def _chosen_parts(turn: Turn, upload: Upload, asked: list[documents.AskedPart]) -> list[Part]:
+    numbers = [part.number for part in asked]
     if any(first >= second for first, second in pairwise(numbers)):
         raise S3Error("InvalidPartOrder", fields={"UploadId": upload.upload_id})
     parts = []
-    for number, etag in asked:
-        part = upload.parts.get(number)
-        if part is None or part.etag.strip('"') != etag.strip('"'):
+    for wanted in asked:
+        part = upload.parts.get(wanted.number)
+        algorithm = upload.checksum_algorithm
+        if algorithm and algorithm not in wanted.checksums:
             raise S3Error(
-                "InvalidPart", fields={"UploadId": upload.upload_id, "PartNumber": str(number), "ETag": etag}
+                "InvalidRequest",
+                f"The upload was created using a {algorithm} checksum. The complete request must include the "
+                f"checksum for each part. It was missing for part {wanted.number} in the request.",
+            )
+        if (
+            part is None
+            or part.etag.strip('"') != wanted.etag.strip('"')
+            or not wanted.checksums.items() <= part.checksums.items()
+        ):
+            raise S3Error(
+                "InvalidPart",
+                fields={
+                    "UploadId": upload.upload_id,
+                    "PartNumber": str(wanted.number),
+                    "ETag": wanted.etag,
+                },
             )
         parts.append(part)
     for number, part in zip(numbers[:-1], parts, strict=False):

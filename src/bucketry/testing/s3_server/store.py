@@ -60,6 +60,8 @@ class Upload:
     initiated: float
     headers: Mapping[str, str]
     storage_class: str
+    #: Which checksum each part must have; empty: any, or none.
+    checksum_algorithm: str = ""
     parts: dict[int, Part] = field(default_factory=dict)
 
 
@@ -197,11 +199,18 @@ class Store:
     # Uploads in parts.
 
     def create_upload(
-        self, bucket_name: str, key: str, headers: Mapping[str, str], storage_class: str, now: float
+        self,
+        bucket_name: str,
+        key: str,
+        headers: Mapping[str, str],
+        storage_class: str,
+        now: float,
+        checksum_algorithm: str = "",
     ) -> Upload:
         bucket = self.bucket(bucket_name)
         # Ids that sort as they were made, as S3's do.
-        upload = Upload(f"upload-{next(self._upload_numbers):08d}", key, now, headers, storage_class)
+        upload_id = f"upload-{next(self._upload_numbers):08d}"
+        upload = Upload(upload_id, key, now, headers, storage_class, checksum_algorithm)
         bucket.uploads[upload.upload_id] = upload
         return upload
 
