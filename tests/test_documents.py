@@ -63,10 +63,16 @@ def test_commands_exist_with_their_options(document: str, line: str) -> None:
     if not words or not re.fullmatch(r"[a-z]+", words[0]):
         # bucketry COMMAND --help: any of them.
         return
-    command = cli.get_command(context, words[0])
+    command = cli.get_command(context, words.pop(0))
     assert command is not None, f"{document}: {line}"
+    if isinstance(command, click.Group):
+        if not words or not re.fullmatch(r"[a-z]+", words[0]):
+            # bucketry files …: any of its commands.
+            return
+        command = command.get_command(context, words.pop(0))
+        assert command is not None, f"{document}: {line}"
     options = {option for parameter in command.get_params(context) for option in parameter.opts}
-    for word in words[1:]:
+    for word in words:
         if word.startswith("--"):
             assert word.partition("=")[0] in options, f"{document}: {line}"
 

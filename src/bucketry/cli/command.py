@@ -9,6 +9,17 @@ from bucketry.cli.exits import MEANINGS
 from bucketry.cli.options import DEFAULT_CIPHER, SectionedOption
 
 
+class Group(click.Group):
+    """Commands under one name, with ``examples``."""
+
+    def __init__(self, *args: Any, examples: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_examples(self._examples, formatter)
+
+
 class Command(click.Command):
     """A command with ``examples`` and the ``exits`` it can end with."""
 
@@ -29,9 +40,7 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples" if len(self._examples) > 1 else "Example"):
-            for example in self._examples:
-                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+        _write_examples(self._examples, formatter)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), MEANINGS[code]) for code in self._exits])
 
@@ -43,3 +52,9 @@ class Command(click.Command):
                 section = parameter.section if isinstance(parameter, SectionedOption) else "Options"
                 sections.setdefault(section, []).append(record)
         yield from sections.items()
+
+
+def _write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
+    with formatter.section("Examples" if len(examples) > 1 else "Example"):
+        for example in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{example}\n")

@@ -30,7 +30,7 @@ MEANINGS = {
     OK: "done",
     FAILED: "failed: the bucket cannot be reached, bytes are damaged, the system refuses",
     USAGE: "wrong usage, or the volume is not what the options say",
-    NOT_FOUND: "no such bucket, volume or directory",
+    NOT_FOUND: "no such bucket, volume, file or directory",
     DENIED: "the store denies access, or the password is wrong",
     BUSY: "in use: the volume is mounted elsewhere, or the mount point or filesystem is busy",
     UNFINISHED: "not everything is in the bucket yet; it is still held, and still being tried",

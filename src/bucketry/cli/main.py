@@ -15,6 +15,7 @@ from bucketry.cli.create import create
 from bucketry.cli.demo import demo
 from bucketry.cli.erase import erase
 from bucketry.cli.exits import exit_code, one_line, unwrap
+from bucketry.cli.files import files
 from bucketry.cli.images import export_command, import_command
 from bucketry.cli.info import info, stats
 from bucketry.cli.journal import journal
@@ -32,7 +33,7 @@ _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
 @click.option("--debug", is_flag=True, help="Tell more, tracebacks included.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Keep disks in an object-store bucket.
+    """Keep disks and write-once files in an object-store bucket.
 
     URLs are s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///directory or
     memory://name. Credentials come from the usual places (AWS_ACCESS_KEY_ID and its like, profiles, instance
@@ -44,7 +45,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     create, attach, mount, umount, info, stats, check, resize, unlock, erase, import_command, export_command,
-    journal, refresh, demo,
+    journal, refresh, demo, files,
 ):  # fmt: skip
     cli.add_command(command)
 

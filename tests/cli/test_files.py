@@ -1,0 +1,171 @@
+"""``bucketry files …``: what each command does, prints and ends with, over a directory."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bucketry.cli import exits
+from bucketry.cli.main import run_command
+from bucketry.files.storage_source import StorageSource
+from bucketry.settings import FilesSettings
+
+
+@dataclass
+class Ended:
+    code: int
+    output: str
+    errors: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Run ``bucketry files`` in this process."""
+
+    def run(*arguments: object) -> Ended:
+        code = run_command(["files", *map(str, arguments)])
+        output, errors = capfdbinary.readouterr()
+        return Ended(code, output.decode(), errors.decode())
+
+    return run
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    (tmp_path / "bucket").mkdir()
+    return f"file://{tmp_path}/bucket"
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with two files in it."""
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "a.txt").write_bytes(b"hello\n")
+    (local / "b.bin").write_bytes(bytes(range(256)) * 1000)
+    monkeypatch.chdir(local)
+    return local
+
+
+def test_put_list_stat_get_cat_remove(run: Run, url: str, local: Path) -> None:
+    """The life of two files, told in lines."""
+    assert run("put", "a.txt", "b.bin", url) == Ended(0, "put a.txt: 6 B\nput b.bin: 250 KiB\n", "")
+    assert run("put", "a.txt", url).output == "put a.txt: was there already\n"
+    assert run("ls", url).output == "a.txt\nb.bin\n"
+    assert run("ls", url, "b").output == "b.bin\n"
+    size, etag, name = run("ls", url, "a", "--long").output.split()
+    assert (size, name) == ("6", "a.txt")
+    told = run("stat", url, "a.txt").output
+    assert "size: 6 B\n" in told
+    assert "has checksums: yes\n" in told
+    assert etag in told
+    assert run("cat", url, "a.txt", "a.txt").output == "hello\nhello\n"
+    assert run("cat", url, "a.txt", "--offset", 1, "--length", 3).output == "ell"
+    assert run("get", url, "b.bin", "back.bin").output == "got back.bin: 250 KiB\n"
+    assert (local / "back.bin").read_bytes() == (local / "b.bin").read_bytes()
+    assert run("rm", url, "a.txt").output == "removed a.txt\n"
+    assert run("ls", url).output == "b.bin\n"
+
+
+def test_json(run: Run, url: str, local: Path) -> None:
+    """Every command that reports can do so for programs."""
+    put = json.loads(run("put", "a.txt", url, "--name", "x/y", "--json").output)
+    assert put == {"url": url, "files": [{"name": "x/y", "size_bytes": 6, "was_there": False}]}
+    listed = json.loads(run("ls", url, "--json").output)
+    assert (listed["count"], listed["size_bytes"], listed["files"][0]["name"]) == (1, 6, "x/y")
+    told = json.loads(run("stat", url, "x/y", "--json").output)["files"][0]
+    assert (told["size_bytes"], told["has_checksums"], told["etag"]) == (6, True, listed["files"][0]["etag"])
+    got = json.loads(run("get", url, "x/y", "--json").output)
+    assert got == {"url": url, "name": "x/y", "file": "y", "size_bytes": 6}
+    assert json.loads(run("rm", url, "x/y", "--json").output) == {"url": url, "removed": ["x/y"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["stat", "URL", "absent"], exits.NOT_FOUND, "no object absent"),
+        (["get", "URL", "absent"], exits.NOT_FOUND, "no object absent"),
+        (["cat", "URL", "absent"], exits.NOT_FOUND, "no object absent"),
+        (["rm", "URL", "a.txt", "absent"], exits.NOT_FOUND, "no object absent"),
+        (["ls", "URL-missing"], exits.NOT_FOUND, "No such bucket."),
+        (["ls", "bucket"], exits.USAGE, "'bucket' is not a bucket URL"),
+        (["put", "b.bin", "URL", "--name", "a.txt"], exits.USAGE, "a.txt exists with another content"),
+        (["put", "a.txt", "b.bin", "URL", "--name", "x"], exits.USAGE, "--name is for one FILE"),
+        (["put", "absent", "URL"], exits.USAGE, "'absent' does not exist"),
+        (["put", "a.txt", "URL", "--name", "../x"], exits.USAGE, "has the part '..'"),
+        (["get", "URL", "a.txt", "b.bin"], exits.USAGE, "b.bin exists; --force overwrites it"),
+        (["get", "URL", "a.txt", "no/such/place"], exits.NOT_FOUND, "No such file or directory"),
+        (["cat", "URL", "a.txt", "--offset", "7"], exits.USAGE, "a.txt has 6 bytes"),
+        (["cat", "URL", "a.txt", "--length", "7"], exits.USAGE, "a.txt has 6 bytes"),
+        (["scrub", "."], exits.NOT_FOUND, "is not a cache of files"),
+        (["stats", "."], exits.NOT_FOUND, "is not a cache of files"),
+        (["stats", "a.txt"], exits.USAGE, "does not hold the figures"),
+        (["stats", "absent"], exits.USAGE, "'absent' does not exist"),
+        (["fly"], exits.USAGE, "No such command 'fly'"),
+    ],
+)
+def test_what_goes_wrong(
+    run: Run, url: str, local: Path, arguments: list[str], code: int, words: str
+) -> None:
+    """One line that says what, and the documented code; nothing changes."""
+    run("put", "a.txt", url)
+    before = sorted(local.iterdir())
+    ended = run(*(word.replace("URL", url) for word in arguments))
+    assert ended.code == code, ended
+    assert ended.output == ""
+    assert ended.errors.startswith("bucketry: ")
+    assert ended.errors.count("\n") == 1
+    assert words in ended.errors
+    assert sorted(local.iterdir()) == before
+    assert run("ls", url).output == "a.txt\n"
+
+
+def test_force(run: Run, url: str, local: Path) -> None:
+    """get overwrites, rm takes absence for done."""
+    run("put", "a.txt", url)
+    assert run("get", url, "a.txt", "b.bin", "--force").code == 0
+    assert (local / "b.bin").read_bytes() == b"hello\n"
+    assert run("rm", url, "a.txt", "absent", "--force").code == 0
+    assert run("ls", url) == Ended(0, "", "")
+
+
+def test_a_cache_that_stays(run: Run, url: str, local: Path, tmp_path: Path) -> None:
+    """get and cat read through --cache-dir; stats and scrub look at it; what scrub finds damaged comes from
+    the bucket again."""
+    run("put", "b.bin", url)
+    cache = tmp_path / "cache"
+    assert run("get", url, "b.bin", "back", "--cache-dir", cache).code == 0
+    assert "used: " in run("stats", cache).output
+    assert json.loads(run("stats", cache, "--json").output)["used_bytes"] >= 256_000
+    clean = json.loads(run("scrub", cache, "--json").output)
+    assert (clean["entries"], clean["verified_bytes"], clean["bad_blocks"]) == (1, 256_000, 0)
+    (data,) = (cache / ".bucketry").rglob("*.data")
+    data.chmod(0o600)
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    found = json.loads(run("scrub", cache, "--json").output)
+    assert found["bad_blocks"] == 1
+    shutil.copy(local / "b.bin", local / "wanted")
+    assert run("get", url, "b.bin", "back", "--force", "--cache-dir", cache).code == 0
+    assert (local / "back").read_bytes() == (local / "wanted").read_bytes()
+
+
+def test_figures_of_a_source(run: Run, url: str, local: Path) -> None:
+    """A storage source writes its figures to a file, and stats shows them; Prometheus text where the file's
+    name says so."""
+    for name in ("figures.json", "figures.prom"):
+        settings = FilesSettings(statistics_file=local / name, private_cache=True)
+        with StorageSource(local, settings) as source:
+            files = source.customize_file_system(url)
+            files.flush("a.txt", "a.txt")
+    told = run("stats", "figures.json").output
+    assert "put objects: 1" in told
+    assert json.loads(run("stats", "figures.json", "--json").output)["counters"]["put_objects"] == 1
+    assert "bucketry_files_counters_put_objects 1\n" in (local / "figures.prom").read_text()
