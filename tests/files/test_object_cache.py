@@ -15,7 +15,7 @@ import pytest
 from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.cache_room import USED_STEP_SECONDS
 from bucketry.core.pieces import encode, sum_pieces
-from bucketry.files.byte_locks import lock, try_lock, unlock
+from bucketry.files.byte_locks import lock
 from bucketry.files.cache_entry import CacheEntry
 from bucketry.files.object_cache import ObjectCache, ScrubReport
 from files.reading import content, data_file, flip, map_file
@@ -483,25 +483,3 @@ def test_scrub_asks_the_bucket(caches: Caches) -> None:
     assert scrubbed(cache, compare=compare).outdated == 2
     plain = {path.name for path in caches.directory.iterdir()}
     assert plain == {".bucketry", "same", "unknown"}
-
-
-# -- locks ---------------------------------------------------------------------------------------------------
-
-
-def test_locks_exclude_and_share(tmp_path: Path) -> None:
-    """Each open of a file has locks of its own, of any bytes; shared ones exclude only the other kind;
-    closing lets go."""
-    path = tmp_path / "lock"
-    path.touch()
-    with path.open("r+b") as first, path.open("r+b") as second:
-        assert try_lock(first.fileno(), 10, 5)
-        assert try_lock(first.fileno(), 12, 1)  # one's own
-        assert not try_lock(second.fileno(), 14, 1)
-        assert try_lock(second.fileno(), 15, 1)
-        unlock(first.fileno(), 10, 5)
-        assert try_lock(second.fileno(), 14, 1)
-        assert try_lock(first.fileno(), 100, shared=True)
-        assert try_lock(second.fileno(), 100, shared=True)
-        assert not try_lock(second.fileno(), 100)
-    with path.open("r+b") as third:
-        assert try_lock(third.fileno(), 0, 1000)

@@ -256,7 +256,7 @@ class ObjectVersion:
 
     async def _bring(self, first: int, stop: int, priority: Priority) -> None:
         entry = self.entry
-        if entry is None or not entry.is_linked:
+        if entry is None:
             await self._fetch(first, stop, priority)
             return
         if entry.try_claim(first, stop):
