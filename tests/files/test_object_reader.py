@@ -715,6 +715,37 @@ async def test_damage_in_the_cache_is_a_miss(place: Place, mode: str, damage: ob
         assert counts["corrupt"] or counts["alien"]
 
 
+@pytest.mark.logs("fetched again: its map is that of another object")
+async def test_entries_that_were_exchanged(place: Place) -> None:
+    """The files of one object under the name of another one are not taken for it."""
+    one, other = content(SIZE, 1), content(SIZE, 2)
+    await place.put("one", one)
+    await place.put("other", other)
+    reader = place.reader()
+    for key in ("one", "other"):
+        await fetched(reader, key)
+    await reader.close()
+    cache = place.cache()
+    paths = [cache._paths(cache.entry_id("memory://files", key)) for key in ("one", "other")]
+    for first, second in zip(*paths, strict=True):
+        aside = first.with_name("aside")
+        first.rename(aside)
+        second.rename(first)
+        aside.rename(second)
+    assert await fetched(place.reader(), "one") == one
+    assert await fetched(place.reader(), "other") == other
+
+
+@pytest.mark.logs("is not a file of this user")
+async def test_files_of_somebody_else(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to another user is nothing of ours."""
+    await place.put("a", b"data")
+    await fetched(place.reader(), "a")
+    cache = place.cache()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert cache.find("memory://files", "a") is None
+
+
 async def test_damage_under_an_open_handle(place: Place) -> None:
     """A file that is damaged while it is open is repaired by the next read of it, in place and read-only
     again."""
