@@ -715,7 +715,7 @@ async def test_damage_in_the_cache_is_a_miss(place: Place, mode: str, damage: ob
         assert counts["corrupt"] or counts["alien"]
 
 
-@pytest.mark.logs("fetched again: its map is that of another object")
+@pytest.mark.logs("its map is that of another object")
 async def test_entries_that_were_exchanged(place: Place) -> None:
     """The files of one object under the name of another one are not taken for it."""
     one, other = content(SIZE, 1), content(SIZE, 2)
