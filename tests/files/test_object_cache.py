@@ -224,6 +224,37 @@ def test_whole_files_that_are_open_stay(caches: Caches) -> None:
     assert taken(caches.directory) <= cache.size_bytes
 
 
+def test_only_what_is_whole_is_sealed(caches: Caches) -> None:
+    """A file that lacks a block, or has been removed, does not get its plain name."""
+    cache = caches.cache()
+    about = CachedObject(STORE, "a", "a", "1", 3 * BLOCK_BYTES, None, 1.0)
+    entry = cache.create(about)
+    assert entry is not None
+    with closing(entry):
+        cache.store(entry, 0, bytes(2 * BLOCK_BYTES))
+        assert not cache.seal(entry)
+        assert cache.store(entry, 2, bytes(BLOCK_BYTES))
+        cache.remove(STORE, "a")
+        assert not cache.seal(entry)
+        assert not cache.store(entry, 0, bytes(BLOCK_BYTES))
+    assert not (caches.directory / "a").exists()
+
+
+def test_what_is_removed_or_replaced_is_not_counted(caches: Caches) -> None:
+    """The account tells what is there, to the byte, after removals and new versions."""
+    cache = caches.cache()
+    caches.entry(cache, "a", 3)
+    used = cache.statistics()["used_bytes"]
+    caches.entry(cache, "a", 3)
+    assert cache.statistics()["used_bytes"] == used
+    caches.entry(cache, "b", 2, seal=True)
+    cache.remove(STORE, "b")
+    assert cache.statistics()["used_bytes"] == used
+    cache.remove(STORE, "a")
+    cache.remove(STORE, "a")
+    assert cache.statistics()["used_bytes"] == 0
+
+
 def test_open_ranges_may_go(caches: Caches) -> None:
     """Blocks of an object that is read by ranges go though it is open; then they are a miss, not damage."""
     cache = caches.cache(20)

@@ -69,8 +69,8 @@ _KEY_BYTES = 1 << 20
 _OPEN_BYTE = 0
 _ACCOUNT = struct.Struct("<8sQ")
 _ACCOUNT_MAGIC = b"bkry-sum"
-#: After the local disk failed, or nothing could be evicted, nothing is kept for so long: it costs a scan, and a
-#: line in the log.
+#: After the local disk failed, or nothing could be evicted, nothing is kept for so long: it costs a scan, and
+#: a line in the log.
 _PAUSE_SECONDS = 1.0
 _crc32c = google_crc32c.value
 
@@ -267,7 +267,7 @@ class ObjectCache:
         map_path, data_path = self._paths(self.entry_id(about.store, about.key))
         with contextlib.suppress(FileExistsError):
             map_path.parent.mkdir(mode=_STATE_MODE)
-        self._unlink(map_path, data_path)
+        self._give(self._unlink(map_path, data_path))
         temporary = self._state / "tmp" / f"{map_path.name}.{os.getpid()}.{threading.get_ident()}"
         temporary.unlink(missing_ok=True)
         map_file = os.open(temporary, _FILE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
@@ -291,15 +291,19 @@ class ObjectCache:
         """Forget an object. Readers that have it open keep what they have. Never fails."""
         try:
             with self._evicting_alone():
-                self._unlink(*self._paths(self.entry_id(store, key)))
+                self._give(self._unlink(*self._paths(self.entry_id(store, key))))
         except OSError as error:
             self._local_failure("remove an entry", error)
 
-    def _unlink(self, map_path: Path, data_path: Path) -> None:
-        """Remove an entry and the plain file, if that is the same file. Raises OSError."""
+    def _unlink(self, map_path: Path, data_path: Path) -> int:
+        """Remove an entry and the plain file, if that is the same file. Returns what it counted. Raises
+        OSError."""
+        counted_bytes = 0
         try:
-            content = _read_own(map_path, HEADER_BYTES)
-            about, _ = decode_header(content, _crc32c)
+            content = _read_own(map_path, None)
+            about, sealed = decode_header(content, _crc32c)
+            records = Records(content[HEADER_BYTES : about.map_bytes])
+            counted_bytes = _Surveyed(map_path, about, sealed, records).cost_bytes
             name = self._name_path(about)
             if name is not None and _is_same_file(name, data_path):
                 name.unlink(missing_ok=True)
@@ -314,6 +318,7 @@ class ObjectCache:
                 path.unlink(missing_ok=True)
             except IsADirectoryError:
                 shutil.rmtree(path)
+        return counted_bytes
 
     # -- storing ---------------------------------------------------------------------------------------------
 
@@ -379,7 +384,9 @@ class ObjectCache:
                 for piece in bad:
                     start, end = pieces.range_of(piece, entry.about.size_bytes)
                     for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
-                        entry.drop_block(block)
+                        if entry.has(block):
+                            entry.drop_block(block)
+                            self._give(entry.about.cost_of(block))
         except OSError as error:
             self._local_failure("drop blocks", error)
 
@@ -487,8 +494,13 @@ class ObjectCache:
             return True
 
     def _give(self, size_bytes: int) -> None:
+        """Give back what was taken."""
+        if not size_bytes:
+            return
         with self._account():
-            self._write_account((self._read_account() or 0) - size_bytes)
+            used_bytes = self._read_account()
+            if used_bytes is not None:
+                self._write_account(used_bytes - size_bytes)
 
     def _free_bytes(self) -> int:
         status = os.statvfs(self._state)
