@@ -1,5 +1,11 @@
 """Sequential readers are recognised, and fetched ahead of without asking twice or beyond the end."""
 
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import pytest
+
 from bucketry.core.read_ahead import ReadAhead
 
 
@@ -41,8 +47,9 @@ def test_reads_that_wait_close_to_each_other_fetch_what_is_around() -> None:
     waited_for = {400, 403}
     ahead = ReadAhead(10_000, 64, lambda block: block in waited_for)
     assert ahead.note_read(403, 404, waits=True) == []
-    assert ahead.note_read(400, 401, waits=True) == [401, 402, *range(404, 412)]
-    assert (ahead.statistics().fetched_blocks, ahead.statistics().wasted_blocks) == (10, 0)
+    fetched = ahead.note_read(400, 401, waits=True)
+    assert fetched == [401, 402, *range(404, 404 + ReadAhead.AREA_FIRST_BATCH - 2)]
+    assert ahead.statistics().area_fetched_blocks == ahead.statistics().fetched_blocks == len(fetched)
 
 
 def test_what_is_around_is_fetched_only_for_reads_that_wait() -> None:
@@ -57,6 +64,82 @@ def test_reads_that_wait_far_from_each_other_fetch_nothing() -> None:
     assert not any(
         ahead.note_read(n * 7919 % 100_000, n * 7919 % 100_000 + 1, waits=True) for n in range(500)
     )
+
+
+class Reader:
+    """Reads blocks one after the other from a disk of which nothing is in memory; what is fetched for it is
+    there for the next read."""
+
+    def __init__(self, block_count: int, stored: Sequence[int] | None = None) -> None:
+        self.in_memory: set[int] = set()
+        self.stored = range(block_count) if stored is None else stored
+        self.waited_count = 0
+        self.ahead = ReadAhead(block_count, 64, self._is_known, next_stored=self._next_stored)
+
+    def _is_known(self, block: int) -> bool:
+        return block in self.in_memory or self._next_stored(block, block + 1) != block
+
+    def _next_stored(self, first: int, stop: int) -> int:
+        index = bisect_left(self.stored, first)
+        return min(stop, self.stored[index]) if index < len(self.stored) else stop
+
+    def read(self, block: int) -> None:
+        waits = block not in self.in_memory
+        self.waited_count += waits
+        self.in_memory.add(block)
+        self.in_memory.update(self.ahead.note_read(block, block + 1, waits=waits))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_reader_of_one_area_soon_has_all_of_it(seed: int) -> None:
+    """Fifty megabytes of small files, in any order: most reads wait no more, and little else is fetched."""
+    area = range(50_000, 50_400)
+    reader = Reader(100_000, stored=[*range(0, 50_000, 500), *area, *range(60_000, 100_000, 500)])
+    for block in random.Random(seed).sample(area, len(area)):
+        reader.read(block)
+    figures = reader.ahead.statistics()
+    assert reader.waited_count < 80
+    assert figures.area_used_blocks > 300
+    assert len(reader.in_memory) < len(area) + 100
+
+
+@pytest.mark.parametrize("block_count", [20_000, 200_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reader_who_jumps_about_is_charged_little(block_count: int, seed: int) -> None:
+    """What is fetched in vain is the least allowance, once in a long while, whatever happens by chance."""
+    reader, dice = Reader(block_count), random.Random(seed)
+    for _ in range(2000):
+        reader.read(dice.randrange(block_count))
+    figures = reader.ahead.statistics()
+    least = ReadAhead.AREA_NEARS * ReadAhead.NEAR_BLOCKS
+    charged = least * (2000 // ReadAhead.AREA_PATIENCE + 1)
+    assert figures.area_fetched_blocks <= charged + ReadAhead.AREA_GAIN * figures.area_used_blocks
+    assert figures.area_fetched_blocks < 2000 / 3
+
+
+def test_what_nobody_asks_for_is_given_up() -> None:
+    """Its place is free for another area then, and the allowance as it was."""
+    reader = Reader(1_000_000)
+    for block in (10, 12, 13, 14):
+        reader.read(block)
+    raised = reader.ahead.statistics().area_allowance_blocks
+    assert raised > ReadAhead.AREA_NEARS * ReadAhead.NEAR_BLOCKS
+    for number in range(20 * ReadAhead.AREA_PATIENCE):
+        reader.read(1000 + 40 * number)
+    figures = reader.ahead.statistics()
+    assert figures.area_wasted_blocks >= ReadAhead.AREA_FIRST_BATCH - 2
+    assert figures.area_allowance_blocks < raised
+
+
+def test_no_area_is_larger_than_what_may_be_kept_of_it() -> None:
+    """However well it goes."""
+    ahead = ReadAhead(10_000, 64, nothing, area_blocks_max=30)
+    ahead.note_read(10, 11, waits=True)
+    fetched = ahead.note_read(12, 13, waits=True)
+    for block in fetched[:10]:
+        ahead.note_read(block, block + 1)
+    assert ahead.statistics().area_allowance_blocks == 30
+    assert len(ahead.note_read(5000, 5001, waits=True)) == 30 - (len(fetched) - 10) > 0
 
 
 def test_what_is_around_ends_with_the_disk() -> None:

@@ -43,6 +43,8 @@ _ZERO_WITHOUT_SURVEY_MAX = 1024
 _ZERO_STRIDE = 256
 #: Reads so close to each other are of one area: some directories of small files.
 _NEAR_BYTES = 2 << 20
+#: What of the memory may be fetched for being near, and not be asked for yet.
+_AREA_SHARE = 1 / 4
 #: Who wants more than so many parts of a block at once reads on, most likely: it is read whole.
 _PARTS_AT_ONCE = 2
 
@@ -143,6 +145,8 @@ class BlockCache:
             settings.read_ahead_bytes // self._block_size,
             self._is_known_or_coming,
             near_blocks=min(ReadAhead.NEAR_BLOCKS, _NEAR_BYTES // self._block_size),
+            area_blocks_max=int(settings.memory_bytes * _AREA_SHARE) // self._block_size,
+            next_stored=self.zeros.next_nonzero,
         )
         self._last_read = -1
         self._zero_view = memoryview(bytes(self._block_size))
