@@ -245,7 +245,7 @@ class FuseSettings:
 
 FILE_MODES = ("whole", "ranges", "auto")
 FAULT_KINDS = ("fail", "throttle", "lose_answer", "truncate", "flip_bit")
-#: The requests that a fault may meet, as ``Metered`` names them.
+#: The requests that a fault may meet, as ``Metered`` names them; parts of uploads are puts.
 FAULT_OPERATIONS = ("head", "get", "put", "delete", "list")
 
 

@@ -78,3 +78,14 @@ async def test_below_the_retries_nobody_sees_them() -> None:
         assert (await bucket.head("a")).size_bytes == 1
         assert [entry.key async for page in bucket.list() for entry in page] == ["a", "key"]
         await bucket.delete("a")
+
+
+async def test_parts_of_uploads_are_puts() -> None:
+    """Each of them, and the completion, may have a fault."""
+    bucket = await injected(force_error=2, operations=("put",))
+    upload_id = await bucket.create_upload("large", part_size_bytes=5 << 20)
+    part = await bucket.put_part("large", upload_id, 1, b"x")
+    with pytest.raises(Unavailable):
+        await bucket.complete_upload("large", upload_id, [part])
+    await bucket.complete_upload("large", upload_id, [part])
+    assert (await bucket.get("large")).data == b"x"

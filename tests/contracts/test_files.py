@@ -16,6 +16,7 @@ from bucketry.settings import BucketSettings, FilesSettings, RetrySettings, Secr
 from bucketry.testing.files_contract import FilesContract, FilesPlace, fails
 from bucketry.testing.s3_server import Credentials, S3Server, ServiceSettings
 from servers.moto import Moto
+from servers.s3 import Buckets
 from servers.s3 import S3Server as RealServer
 from servers.seaweed import Seaweed
 
@@ -78,6 +79,7 @@ def on_s3(server: RealServer) -> FilesPlace:
         f"{server.access_key};{server.secret_key}",
         BucketSettings(url="", endpoint=server.endpoint),
         overwrite=overwriting(settings),
+        drop_bucket=lambda: Buckets(server.endpoint, server.access_key, server.secret_key).drop(name),
     )
 
 

@@ -112,3 +112,11 @@ def test_object_keys() -> None:
     for name in ("", "a//b", "../a", "a/", "/a", "a\nb", "x" * 1025, "./a"):
         with pytest.raises(BucketryError):
             object_key("", name)
+
+
+@pytest.mark.parametrize("text", ["AKID;geheim/x", "AKID;geheim x", "AKID;geheim=", "AKID;geheim;t"])
+def test_a_token_in_place_of_a_bucket_is_not_shown(text: str) -> None:
+    """Who mixes up the two arguments does not find the key in a log."""
+    with pytest.raises(Invalid) as caught:
+        parse_bucket(text)
+    assert "geheim" not in str(caught.value)

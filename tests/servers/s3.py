@@ -44,6 +44,10 @@ class Buckets:
         self.client.create_bucket(Bucket=name)
         return name
 
+    def drop(self, name: str) -> None:
+        """Delete an empty bucket."""
+        self.client.delete_bucket(Bucket=name)
+
 
 def write_access_file(path: Path, access_key: str, secret_key: str) -> Path:
     """A credentials file in s3backer's form, readable by its owner only."""

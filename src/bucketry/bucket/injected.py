@@ -1,13 +1,14 @@
 """A bucket that makes trouble on purpose, every so many requests, for tests of what stands on it.
 
 ``bucketry.testing.faulty_bucket`` plans faults one by one for our own tests; this one is for users, who want
-to see that their program bears slow and failing storage, and have nothing but options to say so.
+to see that their program bears slow and failing storage, and have nothing but options to say so. A part of an
+upload, and its completion, count as a put.
 """
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from bucketry.bucket.interface import (
     Entry,
     Object,
     ObjectInfo,
+    Part,
 )
 from bucketry.bucket.wrapper import BucketWrapper, close_pages
 from bucketry.core.bytes_like import BytesLike
@@ -69,6 +71,36 @@ class Injected(BucketWrapper):
             "put",
             key,
             lambda: self._below.put(key, data, attributes=attributes, condition=condition, priority=priority),
+        )
+
+    async def put_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        data: BytesLike,
+        *,
+        priority: Priority = Priority.UPLOAD,
+    ) -> Part:
+        return await self._pass(
+            "put", key, lambda: self._below.put_part(key, upload_id, number, data, priority=priority)
+        )
+
+    async def complete_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        return await self._pass(
+            "put",
+            key,
+            lambda: self._below.complete_upload(
+                key, upload_id, parts, condition=condition, priority=priority
+            ),
         )
 
     async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:

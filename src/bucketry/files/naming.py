@@ -17,6 +17,9 @@ from bucketry.settings import BucketSettings, Secret
 #: the slashes belong to the dot before them: ``./.hidden`` and ``./../x`` keep their second dot.
 _HERE = re.compile(r"(?:\./+)+")
 
+#: AWS's have letters, digits and hyphens; other servers' are whatever their owners liked, within reason.
+_REGION = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class BucketName:
@@ -48,13 +51,16 @@ def parse_bucket(text: str | None) -> BucketName:
     if "://" in text:
         parse_url(text)
         return BucketName(text, text, None, is_pair=False)
-    name, region = _pair(text, "bucket", "name;region")
+    name, semicolon, region = text.partition(";")
+    if not semicolon or not name or not region:
+        raise Invalid(f"bucket {name!r}{semicolon and ' and what follows'} is not of the form name;region")
     url = f"s3://{name}"
     if "/" in name:
         raise Invalid(f"Invalid bucket name {name!r}: it has a slash")
     parse_url(url)
-    if not region.isprintable() or " " in region or ";" in region:
-        raise Invalid(f"bucket {text!r}: {region!r} is not a region")
+    if _REGION.fullmatch(region) is None:
+        # Not shown: who mixes up bucket and token has a key there.
+        raise Invalid(f"bucket {name!r}: what follows it is not a region")
     return BucketName(text, url, region, is_pair=True)
 
 
@@ -80,13 +86,6 @@ def parse_token(text: str | None) -> Keys | None:
     return Keys(access_id, Secret(secret), Secret(session) if session else None)
 
 
-def _pair(text: str, what: str, form: str) -> tuple[str, str]:
-    first, semicolon, second = text.partition(";")
-    if not semicolon or not first or not second:
-        raise Invalid(f"{what} {text!r} is not of the form {form}")
-    return first, second
-
-
 def bucket_settings(template: BucketSettings, bucket: BucketName, keys: Keys | None) -> BucketSettings:
     """``template`` for this bucket. Raises Invalid where ``name;region`` comes without keys."""
     settings = replace(template, url=bucket.url)
@@ -94,7 +93,7 @@ def bucket_settings(template: BucketSettings, bucket: BucketName, keys: Keys | N
         settings = replace(settings, region=bucket.region)
     if keys is None:
         if bucket.is_pair:
-            raise Invalid(f"bucket {bucket.text!r} needs an auth token access_key_id;secret_access_key")
+            raise Invalid(f"bucket {bucket.short_name!r} needs an auth token access_key_id;secret_access_key")
         return settings
     if bucket.location.scheme in ("file", "memory"):
         # WiredTiger's directory store takes a token and has no use for it either.
