@@ -1,10 +1,13 @@
 """Our errors as errno."""
 
 import errno
+import re
+from pathlib import Path
 
 import pytest
 
 from bucketry import errors
+from bucketry.bucket.client_errors import _BY_STATUS
 from bucketry.errnos import ERRNOS, FILE_ERRNOS, errno_of, file_errno_of, file_os_error
 
 
@@ -63,3 +66,31 @@ def test_a_missing_bucket_is_never_a_missing_file() -> None:
     absent = [kind for kind, number in {**ERRNOS, **FILE_ERRNOS}.items() if number == errno.ENOENT]
     assert absent == [errors.NotFound]
     assert file_errno_of(errors.BucketNotFound("x")) != errno.ENOENT
+
+
+def test_the_documented_table_is_the_code() -> None:
+    """docs/files.md names, for every error, the number that it gets here and the class that Python makes of
+    it; and every code of a store that is known is in it or is an object's own affair."""
+    text = (Path(__file__).parents[1] / "docs/files.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if re.fullmatch(r"\|[^|]+\|[^|]+\|[^|]*E[A-Z]+[^|]*\|[^|]+\|", line)
+    ]
+    named = set()
+    for _, kinds, number, python in rows:
+        for name in kinds.split(", "):
+            named.add(name)
+            kind = getattr(errors, name)
+            raised = file_os_error(kind("x"))
+            assert errno.errorcode[raised.errno or 0] in (number.partition(",")[0], "EOPNOTSUPP"), name
+            assert type(raised).__name__ == python, name
+            if raised.errno == errno.EOPNOTSUPP:
+                assert number == "ENOTSUP"
+    assert named >= {kind.__name__ for kind in FILE_ERRNOS if issubclass(kind, errors.BucketryError)} - {
+        "BucketryError"
+    }
+    answers = " ".join(row[0] for row in rows)
+    for status, kind in {404: "NotFound", **{k: v.__name__ for k, v in _BY_STATUS.items()}}.items():
+        if str(status) not in answers:
+            pytest.fail(f"{status} ({kind}) is not in docs/files.md")
