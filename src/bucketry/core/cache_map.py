@@ -166,6 +166,8 @@ class Records:
         if self._words.itemsize != 4:
             raise NotImplementedError("an unsigned int has 4 bytes on every system that this runs on")
         self._words.frombytes(content[: self.count * RECORD_BYTES])
+        if array("I", [1]).tobytes()[0] != 1:
+            self._words.byteswap()  # records are little-endian, and this machine is not
 
     def present(self) -> list[int]:
         """Indexes of the blocks that are there."""

@@ -95,6 +95,7 @@ class OpenObject:
             view[:] = first_block[offset : offset + len(view)]
             if offset == 0:
                 self._first_block = None
+            self._version.note_hit(offset, len(view))
             return True
         return not view or self._version.read_nowait(offset, view)
 

@@ -95,7 +95,7 @@ class ObjectVersion:
         """Fill ``view`` from the cache; False when not all of it is there. From any thread."""
         if self.entry is None or not self.entry.read_into(offset, view, self._cache.now_seconds()):
             return len(self._recent) > 0 and self._read_recent(offset, view)
-        self._note_hit(offset, len(view))
+        self.note_hit(offset, len(view))
         return True
 
     def _read_recent(self, offset: int, view: memoryview) -> bool:
@@ -103,7 +103,7 @@ class ObjectVersion:
         for block, start, part in _parts(offset, view):
             if not self._read_here(block, start, part):
                 return False
-        self._note_hit(offset, len(view))
+        self.note_hit(offset, len(view))
         return True
 
     def _read_here(self, block: int, start: int, part: memoryview) -> bool:
@@ -118,7 +118,8 @@ class ObjectVersion:
         part[:] = kept[start : start + len(part)]
         return True
 
-    def _note_hit(self, offset: int, length: int) -> None:
+    def note_hit(self, offset: int, length: int) -> None:
+        """A read did not have to wait: count it, and fetch more for who reads in order. From any thread."""
         self._counts.hits += 1
         self._counts.hit_bytes += length
         if self._ahead:
@@ -150,7 +151,7 @@ class ObjectVersion:
                 self._counts.single_flight_waits += 1
             waits.append((start, part, coming))
         if not waits:
-            self._note_hit(offset, len(view))
+            self.note_hit(offset, len(view))
             return
         self._counts.misses += 1
         self._counts.miss_bytes += len(view)
