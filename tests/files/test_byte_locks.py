@@ -1,9 +1,12 @@
 """Locks on bytes of a file."""
 
+import errno
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from bucketry.files.byte_locks import lock, locked, try_lock, unlock
 
@@ -49,6 +52,17 @@ def test_waiting(tmp_path: Path) -> None:
         thread.join()
         assert order == ["first", "second"]
         assert try_lock(first.fileno(), 5)
+
+
+def test_patience_has_an_end(tmp_path: Path) -> None:
+    """A lock that is never let go of is an error of the local system's kind."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open("r+b") as first, path.open("r+b") as second:
+        lock(first.fileno(), 5)
+        with pytest.raises(TimeoutError) as found:
+            lock(second.fileno(), 5, shared=True, patience_seconds=0.001)
+        assert found.value.errno == errno.ETIMEDOUT
 
 
 def test_a_process_that_ends_lets_go(tmp_path: Path) -> None:

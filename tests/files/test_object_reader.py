@@ -21,7 +21,7 @@ from bucketry.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from bucketry.files import object_reader, object_version
+from bucketry.files import byte_locks, object_reader, object_version
 from bucketry.testing.faulty_bucket import Delay, Fail, FlipBit, Truncate
 from files.reading import (
     BLOCK_BYTES,
@@ -796,6 +796,40 @@ async def test_a_disk_that_shall_stay_free(place: Place, mode: str) -> None:
     assert await fetched(reader, "a") == data
     assert not list(place.directory.rglob("*.data"))
     assert reader.statistics()["used_bytes"] == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_disk_that_is_too_slow(place: Place, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When more waits to be stored than may wait, what is read by ranges is not stored; what is fetched whole
+    is."""
+    monkeypatch.setattr(object_version, "BACKLOG_BYTES_MAX", -1)
+    data = content(SIZE)
+    await place.put("a", data)
+    reader = place.reader(mode=mode)
+    assert await fetched(reader, "a") == data
+    await reader.close()
+    counts = reader.statistics()
+    if mode == "ranges":
+        assert (counts["stored_blocks"], counts["not_stored_blocks"]) == (0, 5)
+    else:
+        assert counts["stored_blocks"] == 5
+        assert (place.directory / "a").read_bytes() == data
+
+
+@pytest.mark.logs("keeps a lock")
+@pytest.mark.parametrize("mode", ["whole", "ranges"])
+async def test_a_process_that_is_stopped_while_it_stores(
+    place: Place, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who keeps the lock of those who store keeps nobody from reading."""
+    monkeypatch.setattr(byte_locks.lock, "__kwdefaults__", {"shared": False, "patience_seconds": 0.01})
+    data = content(SIZE)
+    await place.put("a", data)
+    reader = place.reader(mode=mode)
+    with (place.directory / ".bucketry" / "lock").open("r+b") as stopped:
+        assert byte_locks.try_lock(stopped.fileno(), 1)
+        assert await fetched(reader, "a") == data
+    assert reader.statistics()["stored_blocks"] == 0
 
 
 async def test_a_file_larger_than_the_cache(place: Place) -> None:

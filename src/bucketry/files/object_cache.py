@@ -72,6 +72,7 @@ _ACCOUNT_MAGIC = b"bkry-sum"
 #: After the local disk failed, or nothing could be evicted, nothing is kept for so long: it costs a scan, and
 #: a line in the log.
 _PAUSE_SECONDS = 1.0
+_LOCK_PAUSE_SECONDS = 60.0
 _crc32c = google_crc32c.value
 
 
@@ -247,7 +248,7 @@ class ObjectCache:
         """A new, empty entry in place of what was there; under the lock of its key. None when there is no
         room, or the local disk fails."""
         header = encode_header(about, _crc32c)
-        if header is None or about.map_cost_bytes > self._size_bytes:
+        if header is None or about.map_cost_bytes > self._size_bytes or self._pauses:
             self.counts.not_stored_blocks += 1
             return None
         try:
@@ -330,7 +331,7 @@ class ObjectCache:
         about = entry.about
         stop = first + -(-len(data) // BLOCK_BYTES)
         try:
-            if entry.is_linked:
+            if entry.is_linked and not self._pauses:
                 for attempt in range(2):
                     with self._storing():
                         records = entry.records(first, stop)
@@ -484,7 +485,7 @@ class ObjectCache:
         """Take room, within the limit. False when there is none now."""
         if not size_bytes:
             return True
-        if time.monotonic() < self._pause_until or self._free_bytes() - size_bytes < self._keep_free_bytes:
+        if self._free_bytes() - size_bytes < self._keep_free_bytes:
             return False
         with self._account():
             used_bytes = self._read_account()
@@ -502,20 +503,27 @@ class ObjectCache:
             if used_bytes is not None:
                 self._write_account(used_bytes - size_bytes)
 
+    @property
+    def _pauses(self) -> bool:
+        """Nothing is kept for a moment, for that has just failed."""
+        return time.monotonic() < self._pause_until
+
     def _free_bytes(self) -> int:
         status = os.statvfs(self._state)
         return status.f_bavail * status.f_frsize
 
     def _local_failure(self, what: str, error: OSError) -> None:
         self.counts.local_errors += 1
-        self._pause_until = time.monotonic() + _PAUSE_SECONDS
+        # Who waited for a lock in vain has lost enough time.
+        pause_seconds = _LOCK_PAUSE_SECONDS if isinstance(error, TimeoutError) else _PAUSE_SECONDS
+        self._pause_until = time.monotonic() + pause_seconds
         _log.warning("cache %s: could not %s: %s", self.directory, what, error)
 
     # -- eviction --------------------------------------------------------------------------------------------
 
     def _make_room(self, needed_bytes: int) -> bool:
         """Evict until so many bytes fit. False when they do not. Raises OSError."""
-        if needed_bytes > self._size_bytes or time.monotonic() < self._pause_until:
+        if needed_bytes > self._size_bytes:
             return False
         with self._evicting, self._evicting_alone():
             used_bytes = self._read_account()

@@ -38,6 +38,7 @@ from bucketry.files.object_version import (
     PAUSE_MIN_SECONDS,
     RUN_BLOCKS,
     WHOLE_RUN_BLOCKS,
+    Backlog,
     ObjectVersion,
     bad_piece,
     runs,
@@ -153,6 +154,7 @@ class ObjectReader:
         self._store = store or bucket.url
         self._threads = Threads("object cache", _THREADS)
         self._recent = RecentBlocks(_RECENT_BYTES)
+        self._backlog = Backlog()
         #: Guards what handles change from other threads: the users of versions.
         self._lock = threading.Lock()
         #: What a key means now, and all that is open.
@@ -299,6 +301,7 @@ class ObjectReader:
             self._cache,
             self._threads,
             self._recent,
+            self._backlog,
             about,
             entry,
             pieces,

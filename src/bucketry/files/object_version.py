@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass
 
 import google_crc32c
 
@@ -39,12 +40,21 @@ _WHOLE_RUNS = 8
 _AHEAD_RUNS = 16
 #: Data that arrives damaged is fetched again so often: what is wrong in the bucket stays wrong.
 FETCH_ATTEMPTS = 3
+#: What waits for the local disk: enough for a burst. What is read beyond it is not kept.
+BACKLOG_BYTES_MAX = 64 << 20
 #: Work on more bytes than that leaves the loop: some 0.3 ms.
 _INLINE_BYTES = 1 << 20
 #: Waiting for another process's request: pauses, and how long nothing may happen before we make our own.
 PAUSE_MIN_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.05
 PATIENCE_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What was fetched and waits to be stored, of all objects of a reader."""
+
+    bytes: int = 0
 
 
 class ObjectVersion:
@@ -56,6 +66,7 @@ class ObjectVersion:
         cache: ObjectCache,
         threads: Threads,
         recent: RecentBlocks,
+        backlog: Backlog,
         about: CachedObject,
         entry: CacheEntry | None,
         pieces: Pieces | None,
@@ -73,6 +84,7 @@ class ObjectVersion:
         self._counts = cache.counts
         self._threads = threads
         self._recent = recent
+        self._backlog = backlog
         self._pieces = pieces
         self._loop = asyncio.get_running_loop()
         #: Blocks on their way, until they are in the cache.
@@ -87,6 +99,8 @@ class ObjectVersion:
         #: Blocks that were fetched ahead and not read yet, oldest first.
         self._ahead: OrderedDict[int, None] = OrderedDict()
         self._ahead_max = 2 * FileStreams.STREAMS_MAX * (read_ahead_bytes // BLOCK_BYTES)
+        #: All of it is being fetched, and all of that is to be kept.
+        self._is_filling = False
         self._is_closed = False
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -339,11 +353,22 @@ class ObjectVersion:
 
     async def keep(self, first: int, data: memoryview) -> None:
         """Whole blocks, in the cache, or in memory."""
-        entry = self.entry
-        kept = entry is not None and await self._threads.run(self._cache.store, entry, first, data)
-        if not kept:
+        if not await self._store(first, data):
             for index, at in enumerate(range(0, len(data), BLOCK_BYTES)):
                 self._recent.put(self, first + index, bytes(data[at : at + BLOCK_BYTES]))
+
+    async def _store(self, first: int, data: memoryview) -> bool:
+        if self.entry is None:
+            return False
+        # A local disk that is slower than the bucket slows nobody down, nor fills the memory.
+        if self._backlog.bytes > BACKLOG_BYTES_MAX and not self._is_filling:
+            self._counts.not_stored_blocks += -(-len(data) // BLOCK_BYTES)
+            return False
+        self._backlog.bytes += len(data)
+        try:
+            return await self._threads.run(self._cache.store, self.entry, first, data)
+        finally:
+            self._backlog.bytes -= len(data)
 
     async def _get(self, first: int, stop: int, priority: Priority) -> memoryview:
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.size_bytes)
@@ -396,7 +421,11 @@ class ObjectVersion:
             return False
         missing = entry.missing()
         if missing:
-            await self._fill(missing)
+            self._is_filling = True
+            try:
+                await self._fill(missing)
+            finally:
+                self._is_filling = False
             if entry.missing():
                 return False
         if self._pieces is not None and not entry.is_sealed:
