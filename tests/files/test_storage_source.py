@@ -175,6 +175,24 @@ def test_absence_can_be_remembered(server: S3Server, home: Path) -> None:
         assert counters["absent_remembered"] == 10
 
 
+def test_what_is_known_of_an_open_file_is_not_asked_again(server: S3Server, home: Path) -> None:
+    """Its size, and what was told of it once; when it is not open, the bucket is asked."""
+    with StorageSource(home, FilesSettings(private_cache=True), on_server(server)) as source:
+        files = source.customize_file_system("bucket;us-east-1", TOKEN)
+        files.flush("a", "known")
+        told = files.info("known")
+        assert told.has_checksums
+        with files.open_file("known") as handle:
+            before = requests(server)
+            assert files.size("known") == handle.size() == 12
+            assert files.info("known") is told
+            assert handle.etag == told.etag
+            assert requests(server) == before
+        files.remove("known")
+        with fails(errno.ENOENT):
+            files.info("known")
+
+
 def test_a_hook_is_told_of_errors_and_nothing_secret(server: S3Server, home: Path) -> None:
     """One line for each, with the operation and the name; keys are in none, nor in any repr or message."""
     lines: list[tuple[int, str]] = []

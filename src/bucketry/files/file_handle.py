@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bucketry.errnos import file_os_error
 from bucketry.errors import BucketryError, Invalid, PreconditionFailed
 from bucketry.files.gate import Gate
+from bucketry.files.object_reader import OpenObject
 from bucketry.files.operation import Operation
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ class FileHandle:
     that are damaged, EAGAIN when the bucket cannot be reached, ENOTSUP for everything that would write.
     """
 
-    def __init__(self, file_system: "FileSystem", name: str, shared: "SharedObject") -> None:
+    def __init__(
+        self, file_system: "FileSystem", name: str, shared: "SharedObject", opened: OpenObject
+    ) -> None:
         self.file_system = file_system
         self.name = name
         self._shared = shared
-        self._object = shared.object
-        self._size_bytes = self._object.size_bytes
+        self._object = opened
+        self._size_bytes = opened.size_bytes
         self._gate = Gate(f"the handle of {name}")
         self._running = file_system.running
         self._statistics = file_system.statistics_of_source

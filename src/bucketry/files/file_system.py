@@ -56,6 +56,8 @@ _RECORDS_NAME = "uploads"
 _UPLOADS_REMEMBERED_MAX = 1024
 #: Answers "there is no such object" that are remembered.
 _ABSENT_REMEMBERED_MAX = 10_000
+#: What is told of files: a few hundred bytes each.
+_INFOS_REMEMBERED_MAX = 1000
 #: S3's own.
 _BATCH_SIZE = 1000
 
@@ -84,16 +86,14 @@ class FileInfo:
 class SharedObject:
     """An open object and how many handles, or openers on their way, have it."""
 
-    __slots__ = ("count", "name", "opened")
+    __slots__ = ("count", "name", "object", "opened")
 
     def __init__(self, name: str, opened: "Call[OpenObject]") -> None:
         self.name = name
         self.opened = opened
         self.count = 0
-
-    @property
-    def object(self) -> OpenObject:
-        return self.opened.result()
+        #: None until it is open.
+        self.object: OpenObject | None = None
 
 
 class FileSystem:
@@ -131,6 +131,7 @@ class FileSystem:
         self._open: dict[str, SharedObject] = {}
         self._handles: set[FileHandle] = set()
         self._uploads: OrderedDict[str, Uploaded] = OrderedDict()
+        self._infos: OrderedDict[str, FileInfo] = OrderedDict()
         #: Names without an object, and when that was heard.
         self._absent: OrderedDict[str, float] = OrderedDict()
 
@@ -236,16 +237,29 @@ class FileSystem:
         with self._operation("size", name):
             with self._lock:
                 shared = self._open.get(name)
-            if shared is not None and shared.opened.is_done:
+            if shared is not None and shared.object is not None:
                 return shared.object.size_bytes
             return self._head(name).size_bytes
 
     def info(self, name: str) -> FileInfo:
-        """What the bucket says of it. Raises FileNotFoundError."""
+        """What the bucket says of it; what it said before, of the open object where it is open here. Raises
+        FileNotFoundError."""
         with self._operation("size", name):
+            with self._lock:
+                shared = self._open.get(name)
+                known = self._infos.get(name)
+            # An ETag says which object it was: for as long as that is open nothing else can be true of it.
+            opened = None if shared is None else shared.object
+            if opened is not None and known is not None and opened.etag == known.etag:
+                return known
             info = self._head(name)
             has_checksums = PIECES_METADATA in info.attributes.metadata
-            return FileInfo(name, info.size_bytes, info.etag, info.modified, has_checksums)
+            found = FileInfo(name, info.size_bytes, info.etag, info.modified, has_checksums)
+            with self._lock:
+                self._infos[name] = found
+                while len(self._infos) > _INFOS_REMEMBERED_MAX:
+                    self._infos.popitem(last=False)
+            return found
 
     def _head(self, name: str) -> ObjectInfo:
         key = object_key(self._prefix, name)
@@ -298,8 +312,8 @@ class FileSystem:
                 is_new = not shared.count
                 shared.count += 1
             try:
-                self._gate.wait(shared.opened, is_shared=True)
-                handle = FileHandle(self, name, shared)
+                shared.object = self._gate.wait(shared.opened, is_shared=True)
+                handle = FileHandle(self, name, shared, shared.object)
             except BaseException:
                 self._give_back(shared)
                 raise
