@@ -83,7 +83,7 @@ class World:
 
 @pytest.mark.logs(".", required=False)
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))]
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, SEEDS))]
 )
 async def test_whatever_is_read_is_right(tmp_path: Path, seed: int) -> None:
     """Under failing, short and damaged answers, new versions, damage to the cache, adoptions and constant
