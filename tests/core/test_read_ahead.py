@@ -14,11 +14,11 @@ def nothing(block: int) -> bool:
     return False
 
 
-def test_the_window_doubles_up_to_its_limit() -> None:
+def test_the_window_quadruples_up_to_its_limit() -> None:
     """Each sequential step fetches further; after a while one block for one block."""
     ahead = ReadAhead(1000, 8, nothing)
-    answers = [ahead.note_read(n, n + 1) for n in range(6)]
-    assert answers == [[], [2], [3, 4], [5, 6, 7], [8, 9, 10, 11, 12], [13]]
+    answers = [ahead.note_read(n, n + 1) for n in range(5)]
+    assert answers == [[], [2], [3, 4, 5, 6], [7, 8, 9, 10, 11], [12]]
 
 
 def test_every_block_is_fetched_once_and_none_beyond_the_end() -> None:
@@ -153,14 +153,28 @@ def test_small_reads_within_a_block_count_once() -> None:
     """Reading a block in pieces is one step of the stream, not many."""
     ahead = ReadAhead(1000, 8, nothing)
     answers = [ahead.note_read(n // 4, n // 4 + 1) for n in range(12)]
-    assert [len(answer) for answer in answers] == [0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]
+    assert [len(answer) for answer in answers] == [0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0]
 
 
 def test_large_reads_begin_with_their_own_size() -> None:
-    """A reader of eight blocks at a time is fetched ahead of by at least eight."""
-    ahead = ReadAhead(1000, 32, nothing)
+    """A reader of eight blocks at a time is fetched ahead of by at least eight, from the first read on that
+    waits."""
+    ahead = ReadAhead(1000, 64, nothing)
     assert ahead.note_read(0, 8) == []
     assert ahead.note_read(8, 16) == list(range(16, 24))
+    assert ahead.note_read(100, 108, waits=True) == list(range(108, 116))
+    assert ahead.note_read(108, 116) == list(range(116, 124))
+    assert ahead.note_read(116, 124) == list(range(124, 156))
+
+
+def test_large_reads_that_nobody_goes_on_from_are_no_reason_to_fetch() -> None:
+    """After some of them no more is fetched for the next, until one goes on."""
+    ahead = ReadAhead(100_000, 64, nothing)
+    answers = [ahead.note_read(n, n + 8, waits=True) for n in range(0, 20_000, 1000)]
+    assert [len(answer) for answer in answers] == [8] * 4 + [0] * 16
+    for n in range(30_000, 30_032, 8):
+        ahead.note_read(n, n + 8, waits=True)
+    assert ahead.note_read(40_000, 40_008, waits=True) == list(range(40_008, 40_016))
 
 
 def test_a_window_of_nothing_fetches_nothing() -> None:

@@ -41,6 +41,8 @@ _PRESSURE_RATIO = 0.5
 _ZERO_WITHOUT_SURVEY_MAX = 1024
 #: Blocks zeroed between two turns of the event loop: about half a millisecond.
 _ZERO_STRIDE = 256
+#: What the kernel asks for at once when it reads ahead of a sequential reader.
+_LARGE_BYTES = 512 << 10
 #: Reads so close to each other are of one area: some directories of small files.
 _NEAR_BYTES = 2 << 20
 #: What of the memory may be fetched for being near, and not be asked for yet.
@@ -144,6 +146,7 @@ class BlockCache:
             geometry.block_count,
             settings.read_ahead_bytes // self._block_size,
             self._is_known_or_coming,
+            large_blocks=max(2, _LARGE_BYTES // self._block_size),
             near_blocks=min(ReadAhead.NEAR_BLOCKS, _NEAR_BYTES // self._block_size),
             area_blocks_max=int(settings.memory_bytes * _AREA_SHARE) // self._block_size,
             next_stored=self.zeros.next_nonzero,

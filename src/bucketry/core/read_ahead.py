@@ -1,10 +1,10 @@
 """Which blocks to fetch before they are asked for: sequential readers are recognised, several at once.
 
-A stream is a reader that went on where it had stopped. Its window (so many blocks are fetched ahead of it)
-begins with the size of its own steps and doubles with each step, up to ``window_blocks_max``: latency times
-bandwidth, when that is chosen well. Known blocks, zeros above all, are passed over and do not count, so that
-a hole in a file does not end the stream. When fetched blocks go unused the windows of all streams are halved;
-they grow again with use.
+A stream is a reader that went on where it had stopped, or one that begins with a large read, as the kernel
+does when it is sure. Its window (so many blocks are fetched ahead of it) begins with the size of its own
+steps and quadruples with each step, up to ``window_blocks_max``: latency times bandwidth, when that is chosen
+well. Known blocks, zeros above all, are passed over and do not count, so that a hole in a file does not end
+the stream. When fetched blocks go unused the windows of all streams are halved; they grow again with use.
 
 Readers of many small files, in another order than they lie, make no stream. When two reads that had to wait
 are close to each other, what lies around them is fetched too: the *area*. How much of areas may be there
@@ -27,6 +27,8 @@ class _Stream:
     fetched_to: int
     #: Fetched and not asked for yet.
     unused_count: int = 0
+    #: It has only begun, with a large read.
+    began_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class ReadAhead:
     #: Known blocks that are looked at in search of unknown ones, per step: a hole larger than that is passed
     #: in several steps.
     LOOK_MAX = 4096
+    #: A window grows so fast: from the kernel's first request of 512 KiB to all that can be under way in two
+    #: steps, of which each may wait for the bucket.
+    GROWTH = 4
+    #: Large reads that were taken for a stream's first and were not, before no more are; one that was makes
+    #: up for two.
+    GUESSES_MAX = 4
     #: Two reads so many blocks apart are close: 2 MiB at 128 KiB, some directories of small files.
     NEAR_BLOCKS = 16
     #: The least allowance, in such distances: with less it takes longer to know a reader of 400 blocks for
@@ -81,14 +89,18 @@ class ReadAhead:
         window_blocks_max: int,
         is_known: Callable[[int], bool],
         *,
+        large_blocks: int = 4,
         near_blocks: int = NEAR_BLOCKS,
         area_blocks_max: int = 512,
         next_stored: Callable[[int, int], int] = lambda first, stop: first,
     ) -> None:
-        """``area_blocks_max``: what may be there of areas and not be asked for. ``next_stored(first, stop)``:
-        the first block from ``first`` on, or ``stop``, that is not known to be zero."""
+        """``large_blocks``: who asks for so many at once will read on, most likely. ``area_blocks_max``: what
+        may be there of areas and not be asked for. ``next_stored(first, stop)``: the first block from
+        ``first`` on, or ``stop``, that is not known to be zero."""
         self._block_count = block_count
         self._window_max = window_blocks_max
+        self._large_blocks = large_blocks
+        self._guesses = self.GUESSES_MAX
         self._near_blocks = min(near_blocks, window_blocks_max)
         #: Where reads began that waited and belonged to no stream, oldest first.
         self._lone: deque[int] = deque(maxlen=self.LONE_MAX)
@@ -138,12 +150,30 @@ class ReadAhead:
         if stream is None:
             if len(streams) == self.STREAMS_MAX:
                 del streams[next(iter(streams))]
-            streams[stop] = _Stream(next_block=stop, window=0, fetched_to=stop)
-            return self._fetch_area(first) if waits else []
+            stream = streams[stop] = _Stream(next_block=stop, window=0, fetched_to=stop)
+            if not waits:
+                return []
+            if stop - first >= self._large_blocks:
+                return self._guess(stream, stop - first)
+            return self._fetch_area(first)
         streams[stop] = stream
+        if stream.began_large:
+            stream.began_large = False
+            self._guesses = min(self._guesses + 2, self.GUESSES_MAX)
         stream.next_block = stop
-        stream.window = min(max(2 * stream.window, stop - first), self._window_max)
+        stream.window = min(max(self.GROWTH * stream.window, stop - first), self._window_max)
         return self._fetch(stream)
+
+    def _guess(self, stream: _Stream, size: int) -> list[int]:
+        """What a stream that has just begun will ask for next, if such guesses have been right."""
+        stream.began_large = True
+        if not self._guesses:
+            return []
+        self._guesses -= 1
+        stream.window = min(size, self._window_max)
+        blocks = self._fetch(stream)
+        stream.window = 0  # it has not gone on yet
+        return blocks
 
     def _use_area(self, first: int, stop: int) -> None:
         for block in range(first, stop):
