@@ -68,6 +68,11 @@ HELD_BY = {
         "disk/test_disk.py::test_a_read_only_disk_refuses_every_change",
         "disk/test_lifecycle.py::test_a_second_writer_is_refused_and_a_reader_is_not",
     ],
+    "A disk that grows while it is in use": [
+        "disk/test_grow.py::test_a_crash_at_any_request_leaves_a_volume_that_opens",
+        "disk/test_grow.py::test_it_grows_under_writes",
+        "e2e/test_grow.py::test_a_mounted_filesystem_grows_under_load",
+    ],
     "`bucketry resize` never deletes": [
         "disk/test_resize.py::test_shrinking_refuses_to_cut_live_data",
         "disk/test_resize.py::test_a_crash_at_any_request_leaves_a_volume_that_opens",

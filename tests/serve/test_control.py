@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bucketry.serve.control import Answer, ControlClient, ControlServer, ask
 
 @asynccontextmanager
 async def serving(path: Path, handler: Callable[[str], object]) -> AsyncIterator[ControlServer]:
-    async def answer(operation: str) -> Answer:
+    async def answer(operation: str, request: Mapping[str, object]) -> Answer:
         result = handler(operation)
         if asyncio.iscoroutine(result):
             result = await result

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
-from bucketry.core.geometry import Extent, Span
+from bucketry.core.geometry import Extent, Geometry, Span
 from bucketry.core.parts import parts_max
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
@@ -205,6 +205,30 @@ class BlockCache:
                 load.overtaken = True
         self._surveyed.clear()
         self._survey_task = self._spawn(self._survey())
+
+    def grow(self, geometry: Geometry, *, zero: bool) -> None:
+        """The volume is larger from now on, of the same blocks; the new ones are known to be ``zero``, or
+        not."""
+        assert geometry.block_size_bytes == self._block_size, "blocks stay as they are"
+        self._layout.grow(geometry)
+        self._geometry = geometry
+        self._read_ahead.grow(geometry.block_count)
+        self.zeros.grow(geometry.block_count, zero=zero)
+
+    async def rewrite(self, block: int) -> None:
+        """Upload a block once more, as it is; returns when that is in the bucket. Nothing is done for one
+        that is zero."""
+        self._check_open()
+        while not self.zeros.is_zero(block):
+            view = self._peek(block, 0, self._block_size)
+            if view is None:
+                await self.read([Span(block, 0, self._block_size)])
+            # From the look to the write nothing waits, or an older content might go over a newer one.
+            elif self.write_nowait(block, 0, bytes(view)):
+                await self.drain()
+                return
+            else:
+                await self._wait_for_room()
 
     async def close(self) -> None:
         """Flush, then stop. When the flush raises, nothing is stopped and nothing lost: try again, or

@@ -258,6 +258,10 @@ class CachedLayout:
     def geometry(self) -> Geometry:
         return self._below.geometry
 
+    def grow(self, geometry: Geometry) -> None:
+        self._below.grow(geometry)
+        self._unit_count = geometry.size_bytes // self._unit
+
     @property
     def batch_shape(self) -> BatchShape:
         return self._below.batch_shape

@@ -1,17 +1,22 @@
 """``bucketry resize``: a disk of another size."""
 
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, url_argument, volume_options
+from bucketry.cli.info import find_serving
+from bucketry.cli.options import SIZE, Connection, Volume, connection_options, volume_options
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size
+from bucketry.errors import BucketryError
 from bucketry.serve import event_loop
+from bucketry.serve.control import ControlClient
+from bucketry.serve.runtime import files_of
 from bucketry.settings import BucketSettings, VolumeSettings
 
 if TYPE_CHECKING:
@@ -20,33 +25,77 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
-    examples=["bucketry resize s3://bucket/disk --size 2T"],
+    examples=["bucketry resize /mnt/data 2T", "bucketry resize s3://bucket/disk 2T"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
 )
-@url_argument
+@click.argument("where", metavar="URL|DIR")
+@click.argument("new_size", metavar="SIZE", type=SIZE, required=False)
 @click.option("--force", is_flag=True, help="Delete what is stored beyond the end.")
 @volume_options
 @connection_options
-def resize(url: str, force: bool, volume: Volume, connection: Connection) -> None:
-    """Give the disk at URL another size: --size.
+def resize(where: str, new_size: int | None, force: bool, volume: Volume, connection: Connection) -> None:
+    """Give the disk at URL, or the one that is attached on DIR, another size.
 
-    It must not be attached. Growing adds zeros at the end and takes no time. Shrinking is refused while
-    anything but zeros is stored beyond the new end; shrink the filesystem first. After a crash the disk
-    opens, with the old size or the new one; the same command, once more, ends the work.
+    By its directory an attached disk is made larger while it is in use; what bucketry mount has mounted there
+    grows with it. By its URL it gets any size, and must not be attached. Growing adds zeros at the end and
+    takes no time. Shrinking is refused while anything but zeros is stored beyond the new end; shrink the
+    filesystem first. After a crash the disk opens, with the old size or the new one; the same command, once
+    more, ends the work.
     """
-    if volume.size is None:
-        raise click.UsageError("how large? Give --size")
-    size = volume.size
+    if new_size is not None and volume.size is not None:
+        raise click.UsageError("how large? Give SIZE or --size, not both")
+    size = volume.size if new_size is None else new_size
+    if size is None:
+        raise click.UsageError("how large? Give the size")
+    if "://" in where:
+        _resize_volume(where, size, force, volume, connection)
+    else:
+        _resize_attached(Path(where), size, force=force)
+
+
+def _resize_attached(directory: Path, size: int, *, force: bool) -> None:
+    state = find_serving(directory)
+    with closing(
+        ControlClient(files_of(state.mount_point).socket, "resize", size_bytes=size, force=force)
+    ) as client:
+        # As long as the bucket needs.
+        answer = client.poll(None)
+    assert answer is not None, "without a limit of time there is an answer or an error"
+    before, after = answer["before_bytes"], answer["after_bytes"]
+    assert isinstance(before, int)
+    assert isinstance(after, int)
+    filesystem, problem = answer["filesystem"], answer["problem"]
+    said = _sizes(before, after)
+    if problem is not None:
+        raise BucketryError(
+            f"the disk on {directory} was resized {said}, but its {filesystem} was not: {problem}; "
+            "the same command, once more, tries again"
+        )
+    if filesystem is not None:
+        click.echo(f"resized the disk on {directory} {said}, and its {filesystem} with it")
+        return
+    click.echo(f"resized the disk on {directory} {said}")
+    click.echo(
+        "what is on it grows by its own programs: losetup --set-capacity LOOP, then resize2fs LOOP, "
+        "xfs_growfs DIR or btrfs filesystem resize max DIR",
+        err=True,
+    )
+
+
+def _sizes(before: int, after: int) -> str:
+    if before == after:
+        return f"to {format_size(after)}, which it had"
+    return f"from {format_size(before)} to {format_size(after)}"
+
+
+def _resize_volume(url: str, size: int, force: bool, volume: Volume, connection: Connection) -> None:
     bucket = connection.settings(url)
     end = with_password(
         volume,
         lambda password: event_loop.run(_resize(bucket, volume.settings(password, force=force), size)),
     )
     deleted = f"; {end.deleted_count} blocks beyond the end deleted" if end.deleted_count else ""
-    sizes = f"from {format_size(end.before_bytes)} to {format_size(end.after_bytes)}"
-    if end.before_bytes == end.after_bytes:
-        sizes = f"to {format_size(end.after_bytes)}, which it had"
-    click.echo(f"resized {url} {sizes}{deleted}")
+    click.echo(f"resized {url} {_sizes(end.before_bytes, end.after_bytes)}{deleted}")
 
 
 async def _resize(bucket: BucketSettings, settings: VolumeSettings, size_bytes: int) -> "ResizeStep":

@@ -124,6 +124,10 @@ class ReadAhead:
         self._used_blocks = 0
         self._wasted_blocks = 0
 
+    def grow(self, block_count: int) -> None:
+        """The disk has more blocks from now on."""
+        self._block_count = block_count
+
     def expects(self, block: int) -> bool:
         """Whether a reader has stopped just before this block."""
         return block in self._streams

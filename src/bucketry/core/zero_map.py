@@ -80,6 +80,21 @@ class _Bits:
         if count in (0, size):
             self.chunks[index] = None
 
+    def grow(self, size: int, *, value: bool) -> None:
+        """More numbers, set or not."""
+        before, last = self.size, len(self.chunks) - 1
+        if last >= 0 and (used := self._chunk_size(last)) < _CHUNK_BITS:
+            # Beyond the end a chunk may have any bits, and a uniform one is not any more when it gets larger.
+            bits = int.from_bytes(self._mixed_chunk(last), "little") & ((1 << used) - 1)
+            self.chunks[last] = bytearray(bits.to_bytes(_CHUNK_BYTES, "little"))
+        more = -(-size // _CHUNK_BITS) - len(self.chunks)
+        self.chunks += [None] * more
+        self.counts += [0] * more
+        self.size = size
+        self.fill(before, size, value=value)
+        if last >= 0 and self.counts[last] in (0, self._chunk_size(last)):
+            self.chunks[last] = None
+
     def _mixed_chunk(self, index: int) -> bytearray:
         chunk = self.chunks[index]
         if chunk is None:
@@ -214,6 +229,15 @@ class ZeroMap:
         self._known.fill(block, block + 1, value=False)
         if self._candidates is not None:
             self._candidates.fill(block, block + 1, value=False)
+
+    def grow(self, block_count: int, *, zero: bool) -> None:
+        """The volume has more blocks from now on, known to be ``zero`` or not."""
+        assert block_count >= self.block_count, "it only grows"
+        self._known.grow(block_count, value=zero)
+        if self._candidates is not None:
+            self._candidates.grow(block_count, value=False)
+        if not zero:
+            self._surveyed = False
 
     def forget(self) -> None:
         """Nothing is known any more, and no survey is under way."""

@@ -1,14 +1,18 @@
 """The disk: bytes of any offset and length over the blocks of a cache."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias
 
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry, Span
 from bucketry.disk.interface import ExtentStatus
-from bucketry.errors import BucketryError, ReadOnly
+from bucketry.errors import BucketryError, ReadOnly, Unsupported
+
+#: The size that is wanted, what the disk is now, and whether what is in the way is deleted; what it is then.
+Grow: TypeAlias = Callable[[int, Geometry, bool], Awaitable[Geometry]]
 
 
 class Disk:
@@ -21,8 +25,14 @@ class Disk:
         *,
         read_only: bool = False,
         companions: Mapping[str, Callable[[], Mapping[str, object]]] = MappingProxyType({}),
+        grow: Grow | None = None,
+        look_size: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """``companions``: whose statistics go with the disk's, by name."""
+        """``companions``: whose statistics go with the disk's, by name. ``grow`` makes the volume and the
+        cache larger; None: they cannot be. ``look_size`` tells what size the volume has by now."""
+        self._grow = grow
+        self._look_size = look_size
+        self._growing = asyncio.Lock()
         self._companions = companions
         #: What everything fails with from now on, if not None.
         self._failure: BucketryError | None = None
@@ -139,7 +149,26 @@ class Disk:
 
     async def refresh(self) -> None:
         self._check_alive()
+        if self._look_size is not None:
+            await self._follow(await self._look_size())
         await self._cache.refresh()
+
+    async def _follow(self, size_bytes: int) -> None:
+        """The volume has this size by now. A smaller one changes nothing: what was cut off reads as zeros."""
+        if size_bytes > self._size:
+            geometry = Geometry(size_bytes, self._block_size)
+            self._cache.grow(geometry, zero=False)
+            self._geometry, self._size = geometry, size_bytes
+
+    async def grow(self, size_bytes: int, *, force: bool = False) -> None:
+        self._check_alive()
+        if self._read_only:
+            raise ReadOnly("the disk is attached read-only")
+        if self._grow is None:
+            raise Unsupported("this disk cannot grow while it is in use")
+        async with self._growing:
+            geometry = await self._grow(size_bytes, self._geometry, force)
+            self._geometry, self._size = geometry, geometry.size_bytes
 
     # -- what there is ---------------------------------------------------------------------------------------
 

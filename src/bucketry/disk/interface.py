@@ -77,6 +77,12 @@ class Device(Protocol):
         unless the device is read-only: nobody else writes to one that is not."""
         ...
 
+    async def grow(self, size_bytes: int, *, force: bool = False) -> None:
+        """Make the device larger; new space reads as zeros. Raises Busy for a smaller size, AlreadyExists
+        when something that is stored would come into view there (``force`` deletes it), Unsupported for a
+        device that cannot."""
+        ...
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         """What is data and what is a hole, in order, without gaps, neighbours merged; the last one may go on
         beyond ``offset + length``, never beyond the device."""

@@ -11,6 +11,7 @@ is only in the journal.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.cache.journal_files import Files
@@ -42,6 +43,7 @@ class AttachedJournal:
         #: What is to be replayed.
         self.epochs = epochs
         self._is_replayed = False
+        self._keeper: LeaseKeeper | None = None
 
     @classmethod
     async def open(
@@ -101,6 +103,16 @@ class AttachedJournal:
         if keeper.epoch != self._generation + 1:
             raise Busy(f"{self._place.url}: somebody else has had the volume in between; try again")
         await self.journal.relabel(_identity(self._place, self._found, keeper.epoch))
+        self._keeper = keeper
+
+    async def relabel(self, *sizes_bytes: int) -> None:
+        """The volume has one of these sizes from now on: two while it is changed."""
+        assert self._keeper is not None, "the volume is held"
+        volumes = [
+            replace(self._found, format=replace(self._found.format, size_bytes=size_bytes))
+            for size_bytes in sizes_bytes
+        ]
+        await self.journal.relabel(*(_identity(self._place, each, self._keeper.epoch) for each in volumes))
 
     async def empty(self) -> None:
         """Everything is in the bucket. When that cannot be written down it does no harm: the volume is given

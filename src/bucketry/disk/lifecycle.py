@@ -6,7 +6,7 @@ Everything here works on a place in a bucket; ``assemble`` says which.
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -16,12 +16,12 @@ from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.journal_files import Files
 from bucketry.cache.saved_zeros import load_zero_map, save_zero_map
 from bucketry.codec.offload import Offload
-from bucketry.core.geometry import BLOCK_COUNT_MAX
+from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames, is_kept
 from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
 from bucketry.core.zero_map import ZeroMap
-from bucketry.disk import clean_cache, holding
+from bucketry.disk import clean_cache, holding, resize
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.journaling import AttachedJournal
@@ -105,7 +105,9 @@ async def opened(
     with clean_cache.open_directory(place, found, cache_settings, cache_offload) as directory:
         async with (
             clean_cache.over(stored, directory, cipher, cache_settings, cache_offload) as layout,
-            _attached(place, found, asked, layout, cache_settings, local, directory) as disk,
+            _attached(
+                place, found, asked, layout, cache_settings, local, directory, offload, uploads_max
+            ) as disk,
         ):
             yield disk
 
@@ -119,13 +121,32 @@ async def _attached(
     cache_settings: CacheSettings,
     local: Local | None,
     directory: CacheDirectory | None,
+    offload: Offload,
+    uploads_max: int,
 ) -> AsyncIterator[Disk]:
     if asked.read_only:
         cache = BlockCache(layout, cache_settings, read_only=True)
         async with _running(cache):
-            yield Disk(cache, layout.geometry, read_only=True)
+            yield Disk(
+                cache,
+                layout.geometry,
+                read_only=True,
+                look_size=None if asked.size_bytes else lambda: resize.look_size(place, asked),
+            )
         return
     disk: Disk | None = None
+
+    async def grow(size_bytes: int, now: Geometry, force: bool) -> Geometry:
+        return await resize.grow(
+            place,
+            replace(asked, force=force),
+            size_bytes,
+            cache,
+            now,
+            attached,
+            offload=offload,
+            in_flight_max=uploads_max,
+        )
 
     def on_lost(error: Fenced) -> None:
         if disk is not None:
@@ -151,7 +172,7 @@ async def _attached(
             cache = BlockCache(
                 layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber, zeros=zeros
             )
-        disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics})
+        disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics}, grow=grow)
         if keeper.is_lost:
             keeper.check()  # before there was a disk to be told
         async with _running(cache):

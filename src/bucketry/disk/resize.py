@@ -1,4 +1,4 @@
-"""Another size for a volume that nobody has attached.
+"""Another size for a volume: any for one that nobody has attached, a larger one for one that we have.
 
 The order is such that after a crash at any point the volume opens, with the old size or the new one, and
 whatever lies before both ends is as it was:
@@ -8,12 +8,16 @@ whatever lies before both ends is as it was:
 * shrinking: the size changes first; from then on nobody sees what is beyond the new end, and it is deleted.
 
 A crash leaves blocks beyond the end at worst. The same command, once more, deletes them.
+
+Growing a volume that is attached is the same from within. Its cache, through which block 0 has to go, knows
+the larger size before the bucket does, and its users after it.
 """
 
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from bucketry.cache.block_cache import BlockCache
 from bucketry.codec.offload import Offload
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
@@ -21,11 +25,12 @@ from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
-from bucketry.errors import AlreadyExists, Busy, Corrupt, Invalid, Mismatch, WrongPassword
+from bucketry.disk.journaling import AttachedJournal
+from bucketry.errors import AlreadyExists, Busy, Corrupt, Invalid, Mismatch, NotFound, WrongPassword
 from bucketry.layout import volume
 from bucketry.layout.interface import Layout
 from bucketry.layout.listing import list_blocks_between
-from bucketry.layout.resize import set_size
+from bucketry.layout.resize import set_size, set_size_in_use
 from bucketry.layout.superblock import read_superblock
 from bucketry.layout.together import few_at_once
 from bucketry.layout.volume import Volume
@@ -90,7 +95,73 @@ async def resize(
                 await set_size(place.bucket, found, geometry)
             yield step
     except Busy as error:
-        raise Busy(f"{error}; a disk is resized while nobody has it attached") from error
+        raise Busy(
+            f"{error}. Where it is attached it can be made larger: bucketry resize DIR SIZE"
+        ) from error
+
+
+async def grow(
+    place: Place,
+    asked: VolumeSettings,
+    size_bytes: int,
+    cache: BlockCache,
+    now: Geometry,
+    attached: AttachedJournal | None,
+    *,
+    offload: Offload,
+    in_flight_max: int,
+) -> Geometry:
+    """Give the volume that ``cache`` writes, of ``now``, a larger size; what it is then.
+
+    Raises Busy for a smaller one, AlreadyExists when blocks that are not zero would come into view, unless
+    ``asked.force``; Invalid for a size that cannot be, and what the bucket raises. After an error the volume
+    opens with the old size or the new one; the same once more ends the work.
+    """
+    geometry = Geometry(size_bytes, now.block_size_bytes)
+    if size_bytes < now.size_bytes:
+        raise Busy(
+            f"{place.url} is attached: a disk is made smaller while nobody has it, after its filesystem"
+        )
+    try:
+        found, _ = await _check(place, replace(asked, size_bytes=None), size_bytes)
+    except NotFound as error:
+        raise Invalid(
+            f"{place.url}: an s3backer volume says its size on block 0, and nothing is stored yet: write "
+            "something there, or attach it anew with the new size"
+        ) from error
+    if found.geometry not in (now, geometry):
+        raise Mismatch(
+            f"{place.url} is attached with {now.size_bytes} bytes and says that it has "
+            f"{found.format.size_bytes}: resize it to these, or attach it anew"
+        )
+    beyond = _Beyond(place, found, now.block_count, geometry.block_count)
+    if await beyond.count():
+        if not asked.force and (live := await beyond.count_live(asked, offload, in_flight_max)):
+            raise AlreadyExists(_refusal(place, live, grows=True))
+        async with aclosing(beyond.delete()) as batches:
+            async for _ in batches:
+                pass
+        if await beyond.count():
+            raise Busy(f"{place.url}: somebody writes blocks beyond the end")
+
+    async def rewrite_block_0() -> None:
+        cache.grow(geometry, zero=True)
+        await cache.rewrite(0)
+
+    if found.resized_from_bytes is not None and found.geometry == now:
+        await cache.rewrite(0)  # it may say a size that nobody would know of any more
+    if attached is not None:
+        await attached.relabel(now.size_bytes, size_bytes)
+    await set_size_in_use(place.bucket, found, geometry, rewrite_block_0)
+    if attached is not None:
+        await attached.relabel(size_bytes)
+    return geometry
+
+
+async def look_size(place: Place, asked: VolumeSettings) -> int:
+    """What a volume that somebody else may have resized has for its size now."""
+    found = await volume.detect(place.bucket, place.prefix, replace(asked, size_bytes=None), salt=place.salt)
+    return found.format.size_bytes
 
 
 async def _check(place: Place, asked: VolumeSettings, size_bytes: int) -> tuple[Volume, Geometry]:

@@ -131,6 +131,11 @@ class Layout(Protocol):
         compared with it before it is believed again."""
         ...
 
+    def grow(self, geometry: Geometry) -> None:
+        """The volume is larger from now on: ``geometry``, of the same blocks. Whatever is committed from now
+        on says so where it speaks of it."""
+        ...
+
     def survey(self) -> AsyncIterator[Sequence[Stored]]:
         """What exists: pages of extents that are stored, each once, in no particular order. Extents that are
         not reported, and not changed since the survey began, read as zeros."""

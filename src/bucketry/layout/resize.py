@@ -1,12 +1,13 @@
 """Changing the size that a volume says of itself, so that it opens at every moment in between."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from bucketry.bucket.interface import Bucket
 from bucketry.core.geometry import Geometry
 from bucketry.errors import Corrupt, Invalid, NotFound
 from bucketry.layout.block_0 import head_block_0, rewrite_geometry, stored_geometry
-from bucketry.layout.superblock import find_superblock, rewrite_superblock
+from bucketry.layout.superblock import Superblock, find_superblock, rewrite_superblock
 from bucketry.layout.volume import Volume
 
 
@@ -33,11 +34,7 @@ async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
     if found is None:
         raise NotFound(f"{where}: the superblock has gone")
     superblock, etag = found
-    wanted = replace(
-        superblock,
-        format=replace(superblock.format, size_bytes=geometry.size_bytes),
-        resized_from_bytes=None,
-    )
+    wanted = _resized(superblock, geometry)
     try:
         told = stored_geometry(await head_block_0(bucket, volume.names))
     except Corrupt:
@@ -48,3 +45,40 @@ async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
     await rewrite_geometry(bucket, volume.names, geometry)
     if superblock != wanted:
         await rewrite_superblock(bucket, volume.prefix, wanted, etag)
+
+
+async def set_size_in_use(
+    bucket: Bucket, volume: Volume, geometry: Geometry, rewrite_block_0: Callable[[], Awaitable[None]]
+) -> None:
+    """As ``set_size``, for a volume that is being written to: only who writes it can put block 0, which
+    ``rewrite_block_0`` does, from when on no block 0 says the old size any more."""
+    where = f"{bucket.url}/{volume.prefix}"
+    if volume.kind == "s3backer":
+        if await head_block_0(bucket, volume.names) is None:
+            raise Invalid(
+                f"{where}: an s3backer volume says its size on block 0, which is zero and not stored: "
+                "there is nothing to change; give the new size when you attach it"
+            )
+        await rewrite_block_0()
+        if stored_geometry(await head_block_0(bucket, volume.names)) != geometry:
+            raise Invalid(f"{where}: block 0, which says the size, has become zero")
+        return
+    found = await find_superblock(bucket, volume.prefix)
+    if found is None:
+        raise NotFound(f"{where}: the superblock has gone")
+    superblock, etag = found
+    wanted = _resized(superblock, geometry)
+    if superblock.format != wanted.format or superblock.resized_from_bytes is None:
+        # Block 0 may be stored at any moment, even if it is not now.
+        before = replace(wanted, resized_from_bytes=superblock.format.size_bytes)
+        etag = await rewrite_superblock(bucket, volume.prefix, before, etag)
+    await rewrite_block_0()
+    await rewrite_superblock(bucket, volume.prefix, wanted, etag)
+
+
+def _resized(superblock: Superblock, geometry: Geometry) -> Superblock:
+    return replace(
+        superblock,
+        format=replace(superblock.format, size_bytes=geometry.size_bytes),
+        resized_from_bytes=None,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import islice
 
 from bucketry.bucket.interface import Attributes, Bucket, ByteRange, Object
@@ -251,6 +252,11 @@ class S3backerLayout:
 
     def doubt(self) -> None:
         pass  # nothing is cached here
+
+    def grow(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._names = replace(self._names, block_count=geometry.block_count)
+        self._metadata_of_block_0 = geometry_metadata(geometry)
 
     async def survey(self) -> AsyncGenerator[Sequence[Stored], None]:
         pages = list_blocks(self._bucket, self._names)

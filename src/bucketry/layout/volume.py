@@ -58,6 +58,8 @@ class Volume:
     created_by: str | None = None
     password_check: str | None = None
     sample_block: int | None = None
+    #: What block 0 may still say, when a resize was cut short.
+    resized_from_bytes: int | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -152,6 +154,7 @@ def _our_volume(prefix: str, superblock: Superblock) -> Volume:
         created=superblock.created,
         created_by=superblock.created_by,
         password_check=superblock.password_check,
+        resized_from_bytes=superblock.resized_from_bytes,
     )
 
 

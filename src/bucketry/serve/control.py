@@ -1,8 +1,9 @@
 """The control socket of a serving process: one JSON object a line, a request and its answer.
 
-Requests are ``{"op": NAME}``; answers ``{"ok": true, …}``, or ``{"ok": false, "error": CLASS, "message":
-TEXT}`` with the name of a class of bucketry.errors. The socket lies in a directory that only its user may
-enter; that is its protection. A request is cancelled when the client that sent it goes away."""
+Requests are ``{"op": NAME, …}`` with what the operation needs; answers ``{"ok": true, …}``, or ``{"ok":
+false, "error": CLASS, "message": TEXT}`` with the name of a class of bucketry.errors. The socket lies in a
+directory that only its user may enter; that is its protection. A request is cancelled when the client that
+sent it goes away."""
 
 import asyncio
 import json
@@ -19,7 +20,8 @@ from bucketry.errors import BucketryError, Closed, Invalid
 LINE_MAX = 1 << 20
 
 Answer = Mapping[str, object]
-Handler = Callable[[str], Awaitable[Answer]]
+#: An operation's name and all of its request.
+Handler = Callable[[str, Mapping[str, object]], Awaitable[Answer]]
 
 
 def _short_path(directory: int, path: Path) -> str:
@@ -28,7 +30,7 @@ def _short_path(directory: int, path: Path) -> str:
 
 
 class ControlServer:
-    """Answers requests with ``handler(op)``; what it raises is the answer too."""
+    """Answers requests with ``handler(op, request)``; what it raises is the answer too."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -98,12 +100,13 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> Answer:
         try:
-            return {"ok": True, **await self._handler(_operation(line))}
+            request = _request(line)
+            return {"ok": True, **await self._handler(str(request["op"]), request)}
         except BucketryError as error:
             return {"ok": False, "error": type(error).__name__, "message": str(error)}
 
 
-def _operation(line: bytes) -> str:
+def _request(line: bytes) -> Mapping[str, object]:
     try:
         request = json.loads(line)
         operation = request["op"]
@@ -111,14 +114,15 @@ def _operation(line: bytes) -> str:
         raise Invalid('a request is a line like {"op": "status"}') from error
     if not isinstance(operation, str):
         raise Invalid("the name of an operation is a string")
-    return operation
+    assert isinstance(request, dict), "only these have keys that are strings"
+    return request
 
 
 class ControlClient:
     """One request to a serving process, blocking; ``poll`` lets the caller do something else while it
     waits."""
 
-    def __init__(self, path: Path, operation: str) -> None:
+    def __init__(self, path: Path, operation: str, **arguments: object) -> None:
         """Sends the request. Raises Closed when nobody listens."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = bytearray()
@@ -128,7 +132,7 @@ class ControlClient:
                 self._socket.connect(_short_path(directory, path))
             finally:
                 os.close(directory)
-            self._socket.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            self._socket.sendall(json.dumps({"op": operation, **arguments}).encode() + b"\n")
         except (ConnectionError, FileNotFoundError) as error:
             self._socket.close()
             raise Closed("the process that serves it does not listen") from error

@@ -20,11 +20,20 @@ MAKERS: Mapping[str, tuple[str, ...]] = {
     "xfs": ("mkfs.xfs", "-q", "-K"),
     "btrfs": ("mkfs.btrfs", "-q", "-K"),
 }
+#: How each grows while it is mounted, to all of its device; by the device or by the mount point.
+_GROWERS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), ("resize2fs", "DEVICE")),
+    "xfs": ("xfs_growfs", "MOUNT_POINT"),
+    "btrfs": ("btrfs", "filesystem", "resize", "max", "MOUNT_POINT"),
+}
 #: Which package brings a program, in Debian's names.
 _PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
+    "resize2fs": "e2fsprogs",
+    "xfs_growfs": "xfsprogs",
+    "btrfs": "btrfs-progs",
     "mount": "mount",
     "umount": "mount",
     "losetup": "mount",
@@ -80,6 +89,12 @@ async def run_program(*argv: str) -> _Ended:
     return _Ended(process.returncode, output.decode(errors="replace").strip(), text)
 
 
+async def _run_well(*argv: str) -> None:
+    ended = await run_program(*argv)
+    if ended.code != 0:
+        raise Unsupported(f"{argv[0]}: {ended.errors or f'ended with exit code {ended.code}'}")
+
+
 async def find_signature(path: str) -> str | None:
     """What a file or device begins with, in blkid's words (``ext4``, ``LVM2_member``, ``dos`` for a partition
     table); None when blkid knows nothing in it. Raises Unsupported when it cannot tell."""
@@ -107,6 +122,8 @@ class LoopMount:
         self._image = image
         self._settings = settings
         self._device: str | None = None
+        #: What is mounted, in blkid's words.
+        self.filesystem: str | None = None
 
     async def mount(self, *, is_empty: Callable[[], Awaitable[bool]]) -> None:
         """Mount it, after making a filesystem if that is asked for and the disk reads as zeros
@@ -134,6 +151,7 @@ class LoopMount:
             ended = await run_program(*argv, self._device, settings.mount_point)
             if ended.code != 0:
                 raise Unsupported(ended.errors or f"mount ended with exit code {ended.code}")
+            self.filesystem = kind
         except BaseException:
             await self._detach()
             raise
@@ -145,6 +163,19 @@ class LoopMount:
             ended = await run_program("sync", "--file-system", self._settings.mount_point)
             if ended.code != 0:
                 raise BucketryError(ended.errors)
+
+    async def grow(self) -> None:
+        """The image has become larger: make loop device and filesystem so. Raises Unsupported with what the
+        programs say, when either cannot be; then doing it again is right."""
+        assert self._device is not None, "it is mounted"
+        await _run_well("losetup", "--set-capacity", self._device)
+        if self._settings.read_only:
+            return
+        grower = _GROWERS.get(self.filesystem or "")
+        if grower is None:
+            raise Unsupported(f"{self.filesystem} has to be made larger by its own program")
+        places = {"DEVICE": self._device, "MOUNT_POINT": self._settings.mount_point}
+        await _run_well(*(places.get(word, word) for word in grower))
 
     async def unmount(self, *, lazily: bool = False) -> None:
         """Unmount the filesystem and let the loop device go. Raises Busy when somebody uses it, and has done

@@ -82,6 +82,9 @@ class PatientDevice:
     async def refresh(self) -> None:
         await self._below.refresh()
 
+    async def grow(self, size_bytes: int, *, force: bool = False) -> None:
+        await self._below.grow(size_bytes, force=force)
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._insist(lambda: self._below.extents(offset, length), self._passes)
 

@@ -123,6 +123,11 @@ def _disk_directory(job: Job, claim: Claim) -> Path:
     return Path(job.mount_point) if job.loop is None else claim.files.disk_directory
 
 
+def _log_failure(ended: asyncio.Task[Answer]) -> None:
+    if not ended.cancelled() and (error := ended.exception()):
+        logger.error("nobody waits for it any more, and it failed: %s", error)
+
+
 class _ServedDisk:
     """What ``serve_disk`` runs, and what signals and the control socket ask of it."""
 
@@ -220,7 +225,7 @@ class _ServedDisk:
 
     # What the control socket asks.
 
-    async def answer(self, operation: str) -> Answer:
+    async def answer(self, operation: str, request: Mapping[str, object]) -> Answer:
         """Carry out one request of the control socket."""
         assert self._device is not None
         match operation:
@@ -236,6 +241,8 @@ class _ServedDisk:
             case "refresh":
                 await self._refresh()
                 return {}
+            case "resize":
+                return await self._resize(request.get("size_bytes"), force=request.get("force") is True)
             case "stop":
                 await self._stop(insist=False)
                 await self._ended.wait()
@@ -255,8 +262,52 @@ class _ServedDisk:
         assert self._device is not None
         assert self._session is not None
         await self._device.refresh()
+        self._session.size_changed()
         # In a thread: the kernel waits for reads of its pages that are under way, which we have to answer.
         await asyncio.to_thread(self._session.invalidate)
+
+    async def _resize(self, size_bytes: object, *, force: bool) -> Answer:
+        """Make disk, file and what is mounted from it larger. ``problem``: why the filesystem could not
+        be."""
+        assert self._device is not None
+        assert self._session is not None
+        if not isinstance(size_bytes, int) or isinstance(size_bytes, bool):
+            raise Invalid("size_bytes is a whole number")
+        if self._state != "serving":
+            raise Busy(f"it is {self._state}")
+        # Not cancelled when its client goes away: the kernel has to hear of what the bucket says already.
+        growing = asyncio.create_task(self._grow(size_bytes, force=force), name="resize")
+        try:
+            return await asyncio.shield(growing)
+        except asyncio.CancelledError:
+            growing.add_done_callback(_log_failure)
+            raise
+
+    async def _grow(self, size_bytes: int, *, force: bool) -> Answer:
+        assert self._device is not None
+        assert self._session is not None
+        before = self._device.size_bytes
+        async with self._stop_lock:
+            await self._device.grow(size_bytes, force=force)
+            self._session.size_changed()
+            logger.info("%s has %d bytes now instead of %d", self._job.url, size_bytes, before)
+            filesystem = problem = None
+            path = self._directory / self._job.fuse.file_name
+            # In a thread: the kernel asks us for it.
+            await asyncio.to_thread(path.stat)
+            if self._loop_mount is not None and self._loop_mount.is_mounted():
+                filesystem = self._loop_mount.filesystem
+                try:
+                    await self._loop_mount.grow()
+                except BucketryError as error:
+                    logger.error("the filesystem could not be made larger: %s", error)
+                    problem = str(error)
+            return {
+                "before_bytes": before,
+                "after_bytes": size_bytes,
+                "filesystem": filesystem,
+                "problem": problem,
+            }
 
     # Stopping.
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry
 from bucketry.disk.interface import ExtentStatus
-from bucketry.errors import Invalid, ReadOnly
+from bucketry.errors import Busy, Invalid, ReadOnly
 
 #: Awaited before a waiting operation (its name, offset and length), which it may delay or, by raising, fail.
 Hook = Callable[[str, int, int], Awaitable[None]]
@@ -95,6 +95,16 @@ class MemoryDevice:
         if not self._read_only:
             raise Invalid("only a read-only device is refreshed")
         await self._call("refresh", 0, 0)
+
+    async def grow(self, size_bytes: int, *, force: bool = False) -> None:
+        if self._read_only:
+            raise ReadOnly("the device is read-only")
+        if size_bytes < self.size_bytes:
+            raise Busy("a device that is in use only grows")
+        self._geometry = Geometry(size_bytes, self._geometry.block_size_bytes)
+        # Views of before keep the bytes that they are of; what was read from them is copied by then.
+        self.data = bytearray(bytes(self.data).ljust(size_bytes, b"\0"))
+        self._view = memoryview(self.data)
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         self._geometry.check(offset, length)

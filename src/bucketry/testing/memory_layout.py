@@ -76,6 +76,9 @@ class MemoryLayout:
         self.commit_error: BucketryError | None = None
         self.survey_error: BucketryError | None = None
 
+    def grow(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+
     async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
         block = extent.offset // self.geometry.block_size_bytes
         self.read_log.append(block)

@@ -75,6 +75,9 @@ class RecordingDevice:
     async def refresh(self) -> None:
         await self._below.refresh()
 
+    async def grow(self, size_bytes: int, *, force: bool = False) -> None:
+        await self._below.grow(size_bytes, force=force)
+
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._below.extents(offset, length)
 

@@ -56,11 +56,13 @@ def header(unique: int, payload_bytes: int) -> bytes:
     return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + payload_bytes, 0, unique)
 
 
-def invalidate(node: int) -> bytes:
-    """A whole notification: the kernel shall forget what it holds of a node's content."""
+def invalidate(node: int, *, content: bool = True) -> bytes:
+    """A whole notification: the kernel shall forget what it holds of a node's ``content``, and its
+    attributes."""
     size = protocol.OUT_HEADER.size + protocol.NOTIFY_INVAL_INODE.size
     header = protocol.OUT_HEADER.pack(size, protocol.NOTIFY_INVAL_INODE_CODE, 0)
-    return header + protocol.NOTIFY_INVAL_INODE.pack(node, 0, 0)
+    # "negative: only attributes"
+    return header + protocol.NOTIFY_INVAL_INODE.pack(node, 0 if content else -1, 0)
 
 
 def error(unique: int, errno: int) -> bytes:

@@ -94,6 +94,10 @@ class Connection:
         self._pauses = 0
         self._latencies = {_READ: LatencyHistogram(), _WRITE: LatencyHistogram()}
 
+    def set_size(self, size_bytes: int) -> None:
+        """The device has another size from now on."""
+        self._size_bytes = size_bytes
+
     async def serve(self) -> None:
         """Answer until the other side ends it. Then reads under way are cancelled, for nobody awaits them,
         and changes are waited for. Cancelling it cancels all of them and closes the descriptor, at which the

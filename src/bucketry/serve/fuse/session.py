@@ -93,6 +93,13 @@ class FuseSession:
         if self._connection is not None:
             self._connection.notify(replies.invalidate(FILE))
 
+    def size_changed(self) -> None:
+        """The device has another size. Have the kernel ask for it: who looks at the file afterwards sees
+        it."""
+        if self._connection is not None:
+            self._connection.set_size(self._device.size_bytes)
+            self._connection.notify(replies.invalidate(FILE, content=False))
+
     def statistics(self) -> Mapping[str, object]:
         """As Bucket.statistics: requests by operation, errors, bytes, what waits and how long it waited."""
         if self._connection is None:
