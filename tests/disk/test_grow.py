@@ -170,7 +170,7 @@ async def test_a_crash_at_any_request_leaves_a_volume_that_opens(journal: bool) 
     outcomes = set()
     for requests in range(40):
         store = MemoryStore()
-        faulty = FaultyBucket(MemoryBucket(store))
+        faulty = _Dying(MemoryBucket(store))
         place = place_in(faulty)
         await lifecycle.create(place, PLAIN, None)
         files, left = MemoryFiles() if journal else None, None
@@ -179,7 +179,7 @@ async def test_a_crash_at_any_request_leaves_a_volume_that_opens(journal: bool) 
                 await disk.write(0, data(0))
                 await disk.write(5 * BLOCK, data(5))
                 await disk.flush()
-                _die_after(faulty, requests)
+                faulty.left = requests
                 try:
                     await disk.grow(20 * BLOCK)
                 finally:
@@ -188,8 +188,7 @@ async def test_a_crash_at_any_request_leaves_a_volume_that_opens(journal: bool) 
                         left = MemoryFiles.holding(files.contents())
         except (Unavailable, Unfinished):
             pass
-        faulty.outage = False
-        faulty.forget_plans()
+        faulty.revive()
         async with opened(place_in(faulty), files=left) as disk:
             outcomes.add(disk.size_bytes // BLOCK)
             assert bytes(await disk.read(0, BLOCK)) == data(0)
@@ -200,20 +199,20 @@ async def test_a_crash_at_any_request_leaves_a_volume_that_opens(journal: bool) 
     assert outcomes == {8, 20}
 
 
-def _die_after(faulty: FaultyBucket, requests: int) -> None:
-    """Everything fails after so many requests to it."""
-    run = faulty._check_outage
-    left = requests
+class _Dying(FaultyBucket):
+    """Once ``left`` is a number, everything fails after so many requests."""
 
-    def check(what: str) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            faulty.outage = True
-        run(what)
+    left: int | None = None
 
-    faulty._check_outage = check  # type: ignore[method-assign]
-    faulty.forget_plans = lambda: setattr(faulty, "_check_outage", run)  # type: ignore[attr-defined]
+    def _check_outage(self, what: str) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.outage = True
+        super()._check_outage(what)
+
+    def revive(self) -> None:
+        self.left, self.outage = None, False
 
 
 @pytest.mark.logs("not in the bucket yet", required=False)
@@ -221,19 +220,18 @@ async def test_what_failed_is_done_again() -> None:
     """When the bucket goes away in the middle, the disk goes on as it was, and the same once more ends the
     work; another size instead is refused with the size that it is to have."""
     for requests in range(8):
-        faulty = FaultyBucket(MemoryBucket(MemoryStore()))
+        faulty = _Dying(MemoryBucket(MemoryStore()))
         place = place_in(faulty)
         await lifecycle.create(place, PLAIN, None)
         async with opened(place) as disk:
             await disk.write(0, data(0))
             await disk.flush()
-            _die_after(faulty, requests)
+            faulty.left = requests
             try:
                 await disk.grow(20 * BLOCK)
             except Unavailable:
                 assert disk.size_bytes == 8 * BLOCK
-            faulty.outage = False
-            faulty.forget_plans()  # type: ignore[attr-defined]
+            faulty.revive()
             await disk.grow(20 * BLOCK)
             await disk.write(19 * BLOCK, data(19))
         assert await sizes(place) == (20, 20, None)
