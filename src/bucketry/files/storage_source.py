@@ -164,7 +164,8 @@ class StorageSource:
                 self._gate.call(self._running, lambda: _check(store, name, prefix))
                 cache = self._take_cache(name, options.get("cache_directory"))
                 try:
-                    reader = self._gate.call(self._running, lambda: self._read(store, cache))
+                    where = store.url if settings.endpoint is None else f"{store.url} at {settings.endpoint}"
+                    reader = self._gate.call(self._running, lambda: self._read(store, cache, where))
                 except BaseException:
                     self._give_cache_back(cache)
                     raise
@@ -177,9 +178,10 @@ class StorageSource:
         faults = self._settings.faults
         return store if faults is None or faults.above_retries else Injected(store, faults)
 
-    async def _read(self, store: Bucket, cache: ObjectCache) -> ObjectReader:
-        """In the loop, to which a reader belongs."""
-        return ObjectReader(store, cache, self._settings)
+    async def _read(self, store: Bucket, cache: ObjectCache, where: str) -> ObjectReader:
+        """In the loop, to which a reader belongs. ``where``: buckets of one name on two servers may share a
+        cache."""
+        return ObjectReader(store, cache, self._settings, store=where)
 
     def _add(
         self, name: BucketName, prefix: str, store: Bucket, cache: ObjectCache, reader: ObjectReader
