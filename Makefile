@@ -39,10 +39,14 @@ venv: $(VENV)/stamp-check ## the virtual environment, with what developers need
 
 .PHONY: system-packages
 system-packages: ## Debian packages that the tests need (as root; otherwise says which are missing)
-	@scripts/system-packages run test
+	@PYTHON='$(PYTHON)' scripts/system-packages run test
 
 .PHONY: azurite
 azurite: .cache/azurite/stamp-$(AZURITE_VERSION) ## the Azure emulator, for the tests
+
+.PHONY: wiredtiger
+wiredtiger: $(VENV)/stamp-check system-packages ## WiredTiger, for the tests: ten minutes, once for each machine
+	@nice $(BIN)/python tests/wiredtiger_bridge/wheel.py
 
 # --- use ----------------------------------------------------------------------------------------------------
 
@@ -74,13 +78,13 @@ format: $(VENV)/stamp-check ## format the code and mend what can be mended by ru
 # --- all tests ----------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/stamp-check system-packages ## everything, with real servers and mounts: under 20 minutes
-	@$(MAKE) --no-print-directory azurite
+test: $(VENV)/stamp-check system-packages ## everything, with real servers and mounts: 20 minutes and, once, 10 to build WiredTiger
+	@$(MAKE) --no-print-directory azurite wiredtiger
 	$(BIN)/pytest $(ARGS)
 
 .PHONY: test-full
 test-full: $(VENV)/stamp-check system-packages ## the same with many more random examples
-	@$(MAKE) --no-print-directory azurite
+	@$(MAKE) --no-print-directory azurite wiredtiger
 	$(BIN)/pytest --hypothesis-profile=full $(ARGS)
 
 # How often the serving process is killed.

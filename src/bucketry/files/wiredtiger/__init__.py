@@ -16,10 +16,10 @@ From there on WiredTiger's own calls work: ``checkpoint("flush_tier=(enabled)")`
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bucketry.files.storage_source import StorageSource
 from bucketry.files.wiredtiger.library import default_path, library_at
 from bucketry.files.wiredtiger.options import Options, options_text, parse_options, split_bucket
 from bucketry.files.wiredtiger.orphans import ObjectReport, find_orphans, remove_orphans
-from bucketry.files.wiredtiger.seams import StorageSource
 
 __all__ = [
     "ObjectReport",
@@ -102,6 +102,4 @@ def _plain(value: object) -> str:
 
 
 def _make_source(options: Options, home: Path, hook: Callable[[int, str], None]) -> StorageSource:
-    from bucketry.files.storage_source import StorageSource as Source
-
-    return Source(home, options.files, options.bucket, log=hook)
+    return StorageSource(home, options.files, options.bucket, log=hook)

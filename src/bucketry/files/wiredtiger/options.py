@@ -69,13 +69,25 @@ class Options:
 
 def parse_options(given: Mapping[str, str], home: Path) -> Options:
     """Options from text. Paths are relative to ``home``. Raises Invalid."""
-    left = dict(given)
-    name = left.pop("name", "bucketry")
-    reader = _Reader(left, home)
+    reader = _Reader(dict(given), home)
+    options = _read(reader)
+    reader.finish()
+    return options
+
+
+def known_options() -> list[str]:
+    """Their names."""
+    reader = _Reader({}, Path())
+    _read(reader)
+    return reader.known
+
+
+def _read(reader: "_Reader") -> Options:
+    name = reader.text("name") or Options().name
     like_directory_store = reader.flag("directories", name == "dir_store")
     level = reader.level()
     remove = reader.choice("remove", "true", REMOVE_POLICIES)
-    options = Options(
+    return Options(
         name=name,
         patience_seconds=reader.seconds("patience", _PATIENCE_SECONDS),
         read_patience_seconds=reader.seconds("read_patience", _READ_PATIENCE_SECONDS),
@@ -89,8 +101,6 @@ def parse_options(given: Mapping[str, str], home: Path) -> Options:
         files=_files(reader, level, remove),
         bucket=_bucket(reader),
     )
-    reader.finish()
-    return options
 
 
 def _files(reader: "_Reader", level: int, remove: str) -> FilesSettings:
@@ -154,10 +164,10 @@ class _Reader:
     def __init__(self, left: dict[str, str], home: Path) -> None:
         self._left = left
         self._home = home
-        self._known: list[str] = []
+        self.known: list[str] = []
 
     def text(self, name: str) -> str | None:
-        self._known.append(name)
+        self.known.append(name)
         return self._left.pop(name, None)
 
     def path(self, name: str) -> Path | None:
@@ -223,7 +233,7 @@ class _Reader:
     def finish(self) -> None:
         """Raises Invalid if anything is left."""
         for name in self._left:
-            close = difflib.get_close_matches(name, [*self._known, "name"], n=1)
+            close = difflib.get_close_matches(name, self.known, n=1)
             raise Invalid(f"unknown option {name}" + (f": did you mean {close[0]}?" if close else ""))
 
 
