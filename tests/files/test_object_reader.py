@@ -22,6 +22,7 @@ from bucketry.errors import (
     Unavailable,
 )
 from bucketry.files import byte_locks, object_reader, object_version
+from bucketry.files.object_reader import ObjectReader
 from bucketry.testing.faulty_bucket import Delay, Fail, FlipBit, Truncate
 from files.reading import (
     BLOCK_BYTES,
@@ -876,6 +877,37 @@ def test_a_cached_read_does_not_need_the_loop(tmp_path: Path) -> None:
         go_on.set()
         assert wrong == []
         found.close()
+    finally:
+        runner.run(place.__aexit__(None, None, None))
+        runner.close()
+
+
+def test_a_scrub_that_asks_the_bucket(tmp_path: Path) -> None:
+    """A scrub in any thread learns from a reader which objects are still as they are cached; what cannot be
+    asked is told, and stays."""
+    runner = LoopOfItsOwn()
+    place = Place(tmp_path / "cache")
+    try:
+
+        async def prepare() -> ObjectReader:
+            reader = place.reader(mode="whole")
+            for key in ("same", "changed", "gone", "denied"):
+                await place.put(key, b"old")
+                await fetched(reader, key)
+            await place.put("changed", b"new")
+            await place.bucket.delete("gone")
+            place.bucket.plan(Fail(Denied), operation="head", key="denied")
+            return reader
+
+        reader = runner.run(prepare())
+        cache = place.cache()
+        *_, report = cache.scrub(lambda store, key: runner.run(reader.current_etag(store, key)))
+        assert (report.outdated, len(report.problems)) == (2, 1)
+        assert report.problems[0].startswith("denied: ")
+        plain = {path.name for path in place.directory.iterdir()}
+        assert plain == {".bucketry", "same", "denied"}
+        with pytest.raises(LookupError):
+            runner.run(reader.current_etag("s3://other", "same"))
     finally:
         runner.run(place.__aexit__(None, None, None))
         runner.close()

@@ -47,7 +47,7 @@ from bucketry.core.cache_map import (
 )
 from bucketry.core.cache_room import Candidate, leave_in_order, target_bytes
 from bucketry.core.pieces import Pieces, decode
-from bucketry.errors import Closed, Corrupt
+from bucketry.errors import BucketryError, Closed, Corrupt
 from bucketry.files.byte_locks import lock, locked, try_lock
 from bucketry.files.cache_counts import CacheCounts
 from bucketry.files.cache_entry import CacheEntry
@@ -97,8 +97,9 @@ class ScrubReport:
     problems: list[str] = field(default_factory=list)
 
 
-#: Tells the ETag of an object in its bucket, None when there is no such object; raises LookupError when that
-#: is not known here. Arguments: the store as entries name it, and the key.
+#: Tells the ETag of an object in its bucket (``ObjectReader.current_etag``, waited for), None when there is
+#: no such object; raises LookupError when that is not known here. Arguments: the store as entries name it,
+#: and the key.
 Compare = Callable[[str, str], str | None]
 
 
@@ -636,7 +637,7 @@ class ObjectCache:
                 yield from self._scrub_entry(entry, report, compare)
             except FileNotFoundError:
                 pass  # evicted meanwhile
-            except (OSError, Corrupt) as error:
+            except (OSError, BucketryError) as error:
                 report.problems.append(f"{entry.about.key}: {error}")
             report.entries += 1
             yield report

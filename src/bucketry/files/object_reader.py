@@ -20,6 +20,7 @@ from bucketry.bucket.interface import Bucket, ByteRange, Object
 from bucketry.bucket.threads import Threads
 from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.pieces import PIECES_METADATA, Pieces, decode, encode
+from bucketry.core.priority import Priority
 from bucketry.errors import (
     BucketNotFound,
     Closed,
@@ -503,6 +504,18 @@ class ObjectReader:
         with self._lock:
             self._versions.pop(key, None)
         self._cache.remove(self._store, key)
+
+    async def current_etag(self, store: str, key: str) -> str | None:
+        """What the bucket says of a cached object, for ``ObjectCache.scrub``: its ETag, None when it is gone.
+        Raises LookupError for another bucket's, BucketNotFound, Unavailable, Denied."""
+        if store != self._store:
+            raise LookupError(store)
+        try:
+            return (await self._bucket.head(key, priority=Priority.BACKGROUND)).etag
+        except BucketNotFound:
+            raise
+        except NotFound:
+            return None
 
     # -- closing ---------------------------------------------------------------------------------------------
 
