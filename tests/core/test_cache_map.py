@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import google_crc32c
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bucketry.core.cache_map import (
@@ -44,6 +44,7 @@ def header(about: CachedObject) -> bytes:
     return found
 
 
+@settings(max_examples=40)
 @given(
     st.builds(
         CachedObject,

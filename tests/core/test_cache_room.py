@@ -1,6 +1,6 @@
 """What goes when the cache is full."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bucketry.core.cache_room import (
@@ -46,6 +46,7 @@ def test_a_scan_sweeps_only_newcomers() -> None:
     assert all(number >= 1000 for number in order(*proven, *scan)[:60])
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(1, 9)), max_size=40))
 def test_all_go_at_last(drawn: list[tuple[int, int, int]]) -> None:
     """Each candidate is offered once, whatever their times are."""

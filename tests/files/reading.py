@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -22,6 +23,7 @@ from bucketry.testing.faulty_bucket import FaultyBucket
 LIMIT_BYTES = 64 << 20
 
 
+@lru_cache(maxsize=16)
 def content(size_bytes: int, seed: int = 0) -> bytes:
     """Random, so that no two places are alike."""
     return Random(seed).randbytes(size_bytes)

@@ -15,7 +15,7 @@ from files.reading import BLOCK_BYTES, Place, Uploaded, content, flip
 
 KEYS = ["a", "dir/b", "c"]
 STEPS = 25
-#: All of them take some ten seconds; the quick check has the first two.
+#: All of them take some ten seconds; the quick check has the first.
 SEEDS = 40
 #: Ten blocks and their maps: less than the objects have.
 LIMIT_BYTES = 10 * BLOCK_BYTES + 4 * 12288
@@ -83,7 +83,7 @@ class World:
 
 @pytest.mark.logs(".", required=False)
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, SEEDS))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, SEEDS))]
 )
 async def test_whatever_is_read_is_right(tmp_path: Path, seed: int) -> None:
     """Under failing, short and damaged answers, new versions, damage to the cache, adoptions and constant
