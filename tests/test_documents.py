@@ -99,3 +99,16 @@ with bucketry.open(url) as disk:
         [sys.executable, "-W", "error", "-c", example + check], capture_output=True, text=True, check=False
     )
     assert (answer.stdout, answer.stderr) == ("b'hello'\n", "")
+
+
+def test_the_example_of_the_page_on_files_runs(tmp_path: Path) -> None:
+    """The first Python example does what its comments say, as it stands but for its place."""
+    blocks = _FENCE.findall((_ROOT / "docs" / "files.md").read_text())
+    example = next(body for kind, body in blocks if kind == "python")
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example.replace("/tmp", str(tmp_path))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (answer.stdout, answer.stderr) == ("['a-0001'] True 18\nb'finished'\n", "")
