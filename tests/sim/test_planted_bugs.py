@@ -5,11 +5,13 @@ import pytest
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
 from bucketry.cache.block_cache import BlockCache
+from bucketry.cache.journal import Journal
 from bucketry.core import lease
 from bucketry.core.block_table import BlockTable, Epoch
 from bucketry.core.lease import Watch
 from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import journaling
+from bucketry.disk.journaling import AttachedJournal
 from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.testing.simulation import simulate
 from sim.planting import Bug
@@ -245,12 +247,43 @@ BUGS = [
         found_at=14,
     ),
     Bug(
+        "an epoch goes to the bucket before the journal says that it has the older ones",
+        BlockCache,
+        "_is_settled",
+        "return False",
+        "return True",
+        found_at=30,
+    ),
+    Bug(
+        "that the bucket has an epoch is said in the journal, and not durably",
+        Journal,
+        "_write",
+        "self._files.sync(piece.segment)",
+        "pass",
+        found_at=139,
+    ),
+    Bug(
+        "an attach that could not replay gives the lease back",
+        AttachedJournal,
+        "owes",
+        "bool(self.epochs) and not self._is_replayed",
+        "False",
+        found_at=160,
+    ),
+    Bug(
         "what was zeroed is not replayed",
         BlockCache,
         "_apply",
-        "await self.zero(block)",
+        "self._table.zero(block, self._loop.time())",
         "pass",
-        found_at=160,
+    ),
+    Bug(
+        "a block goes while its epoch is being replayed",
+        BlockCache,
+        "_pump",
+        "if self._is_recovering:",
+        "if False:",
+        found_at=1380,
     ),
     Bug(
         "closing with a journal gives up what was set aside",

@@ -8,6 +8,7 @@ written meanwhile.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -548,6 +549,9 @@ class BlockCache:
             return
         now = self._loop.time()
         delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
+        if self._is_recovering:
+            # No block of an epoch that is being replayed goes before all of its changes are known.
+            delay = math.inf
         shape = self._shape
         while now >= self._paused_until and self._upload_count < shape.in_flight_max:
             if self._journal is not None and not self._is_settled(self._journal):
@@ -567,7 +571,8 @@ class BlockCache:
         since = self._table.due_since()
         if self._timer is None and since is not None and self._upload_count < shape.in_flight_max:
             due = max(since + delay, self._paused_until)
-            if due > now:  # else the blocks that are being completed are waited for, and pump when they are
+            # Else the blocks that are being completed are waited for, and pump when they are.
+            if now < due < math.inf:
                 self._timer = self._loop.call_at(due, self._on_timer)
 
     def _is_settled(self, journal: Journal) -> bool:
@@ -791,13 +796,22 @@ class BlockCache:
             whole = self._geometry.whole_blocks(extent.offset, extent.length)
             assert len(whole) * self._block_size == extent.length, "blocks are zeroed whole"
             for block in whole:
-                await self.zero(block)
+                await self._wait_for_older(block)
+                self._table.zero(block, self._loop.time())
             return
         view = memoryview(change.data)
         for span in self._geometry.spans(extent.offset, extent.length):
             length = span.end - span.start
-            await self.write(span.block, span.start, view[:length])
+            await self._wait_for_older(span.block)
+            self._table.write(span.block, span.start, view[:length], self._loop.time())
             view = view[length:]
+
+    async def _wait_for_older(self, block: int) -> None:
+        """Wait for room to replay a change, as long as older epochs give some. One epoch alone is taken
+        whole, as it was in memory before the crash."""
+        while not self._table.can_write(block) and not self._table.is_drained_but_open:
+            await self._wait_for_room()
+            self._check_open()
 
     async def _drain(self, epoch: int) -> None:
         if self._table.is_drained(epoch):

@@ -584,6 +584,11 @@ class BlockTable:
         """The blocks that ``changes`` tells of although they are of older epochs."""
         return list(self._held)
 
+    @property
+    def is_drained_but_open(self) -> bool:
+        """Whether the bucket has everything of before the epoch that is open."""
+        return len(self._epochs) == 1
+
     def hold_since(self, blocks: Iterable[int], epoch_number: int) -> None:
         """The changes of this epoch, with what is held of these blocks, are in the journal."""
         for block in blocks:
