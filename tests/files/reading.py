@@ -1,6 +1,7 @@
 """What tests of the object cache share: objects, a bucket with faults, readers and their opens."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -141,6 +142,14 @@ def flip(path: Path, offset: int) -> None:
     path.chmod(mode & 0o7777)
 
 
+def cut(path: Path, length: int) -> None:
+    """No more than the beginning, whatever the file's mode says."""
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    os.truncate(path, length)
+    path.chmod(mode & 0o7777)
+
+
 class LoopOfItsOwn:
     """An event loop on a thread, which can be made to stand still."""
 
@@ -175,6 +184,6 @@ class LoopOfItsOwn:
 
 
 __all__ = [
-    "BLOCK_BYTES", "LIMIT_BYTES", "LoopOfItsOwn", "Place", "Uploaded", "cached", "content", "data_file",
+    "BLOCK_BYTES", "LIMIT_BYTES", "LoopOfItsOwn", "Place", "Uploaded", "cached", "content", "cut", "data_file",
     "fetched", "flip", "map_file", "opened", "read", "settled",
 ]  # fmt: skip

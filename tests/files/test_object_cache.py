@@ -18,7 +18,7 @@ from bucketry.core.pieces import encode, sum_pieces
 from bucketry.files.byte_locks import lock
 from bucketry.files.cache_entry import CacheEntry
 from bucketry.files.object_cache import ObjectCache, ScrubReport
-from files.reading import content, data_file, flip, map_file
+from files.reading import content, cut, data_file, flip, map_file
 
 STORE = "memory://files"
 
@@ -450,7 +450,7 @@ def test_scrub_drops_bad_blocks(caches: Caches, seal: bool) -> None:
     cache = caches.cache()
     data = caches.entry(cache, "a", 5, seal=seal)
     flip(data_file(caches.directory), 2 * BLOCK_BYTES + 100_000)
-    os.truncate(data_file(caches.directory), 4 * BLOCK_BYTES + 10)
+    cut(data_file(caches.directory), 4 * BLOCK_BYTES + 10)
     assert scrubbed(cache).bad_blocks == 2
     assert present(cache, "a") == [0, 1, 3]
     entry = cache.find(STORE, "a")

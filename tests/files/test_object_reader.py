@@ -31,6 +31,7 @@ from files.reading import (
     Uploaded,
     cached,
     content,
+    cut,
     data_file,
     fetched,
     flip,
@@ -627,7 +628,7 @@ def _flip_data(directory: Path) -> None:
 
 
 def _truncate_data(directory: Path) -> None:
-    os.truncate(data_file(directory), BLOCK_BYTES)
+    cut(data_file(directory), BLOCK_BYTES)
 
 
 def _replace_data(directory: Path) -> None:
@@ -661,11 +662,11 @@ def _flip_record(directory: Path) -> None:
 
 
 def _truncate_map(directory: Path) -> None:
-    os.truncate(map_file(directory), 8192 + 64)
+    cut(map_file(directory), 8192 + 64)
 
 
 def _empty_map(directory: Path) -> None:
-    os.truncate(map_file(directory), 0)
+    cut(map_file(directory), 0)
 
 
 def _pipe_for_map(directory: Path) -> None:
@@ -760,7 +761,7 @@ async def test_damage_under_an_open_handle(place: Place) -> None:
         await settled(found)
         assert path.read_bytes() == data
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
-        os.truncate(path, 100)
+        cut(path, 100)
         assert await read(found, 0, SIZE) == data
         await settled(found)
         assert path.read_bytes() == data
