@@ -89,6 +89,33 @@ HELD_BY = {
         "disk/test_lifecycle.py::test_a_wrong_password_is_refused_before_anything_is_written",
         "layout/test_volume.py::test_a_wrong_password_is_noticed_on_any_block",
     ],
+    "When `flush` of a file returns": [
+        "files/test_upload.py::test_a_lasting_failure_at_any_step_leaves_nothing",
+        "files/test_upload.py::test_a_cancellation_at_any_moment_leaves_nothing_or_all",
+        "files/test_upload.py::test_an_outage_at_any_moment_and_then_another_try",
+    ],
+    "A file in the bucket is never replaced": [
+        "files/test_upload.py::test_the_same_content_again_is_success_and_another_is_not",
+        "files/test_upload.py::test_of_sixteen_that_upload_different_things_one_wins",
+    ],
+    "A flush says “no such file”": [
+        "files/test_upload_real.py::test_a_missing_bucket_is_no_missing_file",
+        "files/test_storage_source.py::test_a_flush_is_never_wrong_about_the_local_file",
+    ],
+    "A read gives all the bytes": [
+        "files/test_object_reader.py::test_random_reads_agree_with_the_bytes",
+        "files/test_object_reader.py::test_a_handle_keeps_its_version",
+        "files/test_object_reader.py::test_damage_in_the_bucket_is_an_error",
+    ],
+    "A damaged, full or missing cache": [
+        "files/test_object_reader.py::test_damage_in_the_cache_is_a_miss",
+        "files/test_object_reader.py::test_a_full_disk",
+    ],
+    "Handles, file systems and sources": [
+        "files/test_storage_source.py::test_termination_does_not_wait_for_a_store_that_hangs",
+        "files/test_storage_source.py::test_everything_is_ended_while_everybody_works",
+        "files/test_running.py::test_a_cancelled_call_has_ended_when_its_caller_goes_on",
+    ],
 }
 
 

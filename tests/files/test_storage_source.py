@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bucketry.bucket.memory import MemoryStore, _stores
-from bucketry.files import FileHandle, FileSystem, StorageSource
+from bucketry.errors import BucketNotFound, Denied, NotFound
+from bucketry.files import FileHandle, FileSystem, StorageSource, file_system
 from bucketry.settings import BucketSettings, FaultSettings, FilesSettings, RetrySettings, Secret
 from bucketry.testing.files_contract import fails
 from bucketry.testing.s3_server import Credentials, Outage, S3Server, ServiceSettings, Stall
@@ -173,6 +175,79 @@ def test_absence_can_be_remembered(server: S3Server, home: Path) -> None:
         counters = source.statistics()["counters"]
         assert isinstance(counters, dict)
         assert counters["absent_remembered"] == 10
+
+
+@pytest.mark.parametrize(
+    ("problem", "number"),
+    [
+        (NotFound("a part has gone"), errno.EAGAIN),
+        (BucketNotFound("the bucket has gone"), errno.ENXIO),
+        (Denied("no"), errno.EACCES),
+        (FileNotFoundError(errno.ENOENT, "gone meanwhile"), errno.ENOENT),
+    ],
+)
+def test_a_flush_is_never_wrong_about_the_local_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, number: int
+) -> None:
+    """Whatever the store does not find, ENOENT means the local file alone."""
+
+    async def upload(*arguments: object, **more: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(file_system, "upload", upload)
+    with StorageSource(home, FilesSettings(private_cache=True)) as source:
+        files = source.customize_file_system(URL)
+        with fails(number):
+            files.flush("a", "a")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_everything_is_ended_while_everybody_works(home: Path, seed: int) -> None:
+    """Handles, file systems and the source are closed by some threads while others use them: whoever works
+    gets what is right, or EBADF, and all of them end."""
+    for name in ("one", "two"):
+        (home / name).write_bytes(name.encode() * 50_000)
+    source = StorageSource(home, FilesSettings(private_cache=True, mode="ranges"))
+    systems = [source.customize_file_system(URL, None, {"prefix": f"{n}/"}) for n in range(3)]
+    for files in systems:
+        for name in ("one", "two"):
+            files.flush(name, name)
+    shared = [files.open_file(name) for files in systems for name in ("one", "two")]
+    strange: list[BaseException] = []
+
+    def work(number: int) -> None:
+        dice = random.Random(f"{seed} {number}")
+        try:
+            for _ in range(200):
+                what = dice.randrange(40)
+                handle, files = dice.choice(shared), dice.choice(systems)
+                if what == 0:
+                    handle.close()
+                elif what == 1 and number % 4 == 0:
+                    files.terminate()
+                elif what < 20:
+                    at = 3 * dice.randrange(49_000)
+                    assert handle.read(at, 3) == handle.name.encode()
+                elif what < 36:
+                    with files.open_file("one") as mine:
+                        assert mine.read(0, 6) == b"oneone"
+                else:
+                    assert files.directory_list() == ["one", "two"]
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                strange.append(error)
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+            strange.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    threads[0].join()
+    source.terminate()
+    for thread in threads:
+        thread.join()
+    assert strange == []
+    assert all(handle.closed for handle in shared)
 
 
 def test_what_is_known_of_an_open_file_is_not_asked_again(server: S3Server, home: Path) -> None:
