@@ -127,6 +127,45 @@ async def test_flush_does_not_wait_for_what_is_written_after_it_began() -> None:
         assert layout.blocks == {1: block_of(1)}
 
 
+@on_virtual_time
+async def test_a_block_that_was_written_to_its_end_is_uploaded_at_once() -> None:
+    """No time passes, while a block that was written in part waits for its delay."""
+    async with running(write_delay_seconds=0.5) as (cache, layout):
+        began = asyncio.get_running_loop().time()
+        await cache.write(1, 0, block_of(1))
+        await cache.write(2, 0, b"part")
+        await settle()
+        assert layout.blocks == {1: block_of(1)}
+        assert asyncio.get_running_loop().time() == began
+        await asyncio.sleep(0.6)
+        assert layout.blocks.keys() == {1, 2}
+
+
+@on_virtual_time
+async def test_a_block_that_is_rewritten_is_uploaded_once_a_delay() -> None:
+    """However often it is written from its first byte to its last."""
+    async with running(write_delay_seconds=0.5) as (cache, layout):
+        for number in range(100):
+            await cache.write(1, 0, block_of(number % 7 + 1))
+            await asyncio.sleep(0.02)
+        uploads = figure(cache, "uploads")
+        assert isinstance(uploads, int)
+        assert 2 <= uploads <= 5
+        await cache.flush()
+        assert layout.blocks == {1: block_of(99 % 7 + 1)}
+
+
+@on_virtual_time
+async def test_with_a_long_write_delay_every_block_waits() -> None:
+    """Who sets one wants few requests."""
+    async with running(write_delay_seconds=5.0) as (cache, layout):
+        await cache.write(1, 0, block_of(1))
+        await asyncio.sleep(4.9)
+        assert layout.blocks == {}
+        await asyncio.sleep(0.2)
+        assert layout.blocks == {1: block_of(1)}
+
+
 @pytest.mark.logs("not in the bucket yet")
 async def test_a_failed_upload_is_reported_by_the_flush_and_kept() -> None:
     """A flush that could not upload raises; the block stays readable and dirty, and the next flush uploads

@@ -1,6 +1,7 @@
 """The table of blocks in memory: its limits, its states, and the order in which the bucket gets what was
 written."""
 
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,8 +17,17 @@ BLOCKS = 16
 ZEROS = bytes(BLOCK)
 
 
-def a_table(*, held: int = 8, dirty: int = 4, keep_changes: bool = False) -> BlockTable:
-    return BlockTable(BLOCK, ZeroMap(BLOCKS), held * ONE, dirty * ONE, keep_changes=keep_changes)
+def a_table(
+    *, held: int = 8, dirty: int = 4, keep_changes: bool = False, rest_seconds: float = math.inf
+) -> BlockTable:
+    return BlockTable(
+        BLOCK,
+        ZeroMap(BLOCKS),
+        held * ONE,
+        dirty * ONE,
+        keep_changes=keep_changes,
+        rest_seconds=rest_seconds,
+    )
 
 
 def take(table: BlockTable, dirty_before: float = float("inf"), data_bytes: int = BLOCK) -> list[Version]:
@@ -245,6 +255,81 @@ def test_epochs_can_be_numbered_on() -> None:
     assert (table.begin_flush(), table.drained_epoch) == (7, 6)
 
 
+def due(table: BlockTable, now: float) -> list[int]:
+    """What may go while everything else waits for ten seconds."""
+    blocks = []
+    while uploads := table.next_work(now, 10.0, BLOCK, 4, 4).uploads:
+        blocks += [version.block for version in uploads]
+    return blocks
+
+
+def test_a_block_that_was_written_to_its_end_waits_no_longer() -> None:
+    """Whole or in pieces that follow each other; other pieces, and other blocks, wait for the delay."""
+    table = a_table(rest_seconds=60.0)
+    assert table.write(1, 0, b"w" * BLOCK, 0.0)
+    assert not table.write(2, 0, b"half" * 2, 0.0)
+    assert not table.write(3, 4, b"t" * (BLOCK - 4), 0.0)
+    assert not table.write(3, 0, b"tail", 0.0)
+    assert due(table, 1.0) == [1]
+    assert table.write(2, 8, b"rest" * 2, 2.0)
+    assert due(table, 3.0) == [2]
+    assert due(table, 9.0) == []
+    assert due(table, 10.0) == [3]
+
+
+def test_a_block_that_is_rewritten_waits_for_more_writes() -> None:
+    """Begun again before it has rested it is not ready by its last byte; after that it is."""
+    table = a_table(rest_seconds=60.0)
+    assert table.write(1, 0, b"a" * BLOCK, 0.0)
+    (version,) = take(table, 0.0)
+    assert not table.write(1, 0, b"b" * BLOCK, 1.0)  # during the upload
+    table.finish(version, ok=True, now=2.0)
+    assert due(table, 3.0) == []
+    (version,) = take(table)
+    table.finish(version, ok=True, now=4.0)
+    assert not table.write(1, 0, b"c" * BLOCK, 30.0)
+    (version,) = take(table)
+    table.finish(version, ok=True, now=31.0)
+    assert table.write(1, 0, b"d" * BLOCK, 91.0)
+    assert due(table, 91.0) == [1]
+
+
+def test_a_rewrite_during_a_long_upload_is_not_ready() -> None:
+    """However long ago the block was begun: the older version is not in the bucket yet."""
+    table = a_table(rest_seconds=60.0)
+    table.write(1, 0, b"a" * BLOCK, 0.0)
+    (version,) = take(table, 0.0)
+    assert not table.write(1, 0, b"b" * BLOCK, 100.0)
+    assert due(table, 1000.0) == []
+    table.finish(version, ok=True, now=1000.0)
+    assert due(table, 1001.0) == []
+    assert due(table, 1010.0) == [1]
+
+
+def test_what_is_ready_waits_for_older_epochs() -> None:
+    """A flush is a barrier for it too."""
+    table = a_table(rest_seconds=60.0)
+    table.write(1, 0, b"small", 0.0)
+    table.insert(1, None)
+    table.begin_flush()
+    assert table.write(2, 0, b"w" * BLOCK, 0.0)
+    (version,) = take(table, 0.0)
+    assert (version.block, due(table, 1.0)) == (1, [])
+    table.finish(version, ok=True, now=1.0)
+    assert table.next_work(1.0, math.inf, BLOCK, 4, 4).uploads == []
+    assert due(table, 1.0) == [2]
+
+
+def test_a_failed_upload_waits_though_its_block_was_ready() -> None:
+    """What the store refused just now is not tried again at once."""
+    table = a_table(rest_seconds=60.0)
+    table.write(1, 0, b"w" * BLOCK, 0.0)
+    (version,) = take(table, 0.0)
+    table.finish(version, ok=False, now=1.0)
+    assert due(table, 2.0) == []
+    assert due(table, 11.0) == [1]
+
+
 @dataclass
 class Model:
     """What the disk should hold, what the bucket does, and every state in which a block was, by epoch."""
@@ -270,7 +355,7 @@ def test_random_histories(seed: int) -> None:
     model's, the byte counts are right, the limits hold, and the bucket is the disk at some flush plus some
     writes of the epoch after it."""
     dice = random.Random(seed)
-    table, model = a_table(keep_changes=True), Model()
+    table, model = a_table(keep_changes=True, rest_seconds=dice.choice([20.0, math.inf])), Model()
     if dice.random() < 0.5:
         model.disk = {block: dice.randbytes(BLOCK) for block in range(0, BLOCKS, 2)}
     model.bucket = dict(model.disk)
@@ -342,6 +427,8 @@ def _check(table: BlockTable, model: Model) -> None:
     assert statistics.dirty_count == len(versions)
     assert {slot.block for slot in slots if slot.versions} == set(table.dirty_blocks())
     assert statistics.uploading_count == sum(version.state is State.UPLOADING for version in versions)
+    for epoch in table._epochs:
+        assert epoch.ready.items() <= epoch.waiting.items()
     oldest = table._epochs[0].number
     for block in range(BLOCKS):
         slot = table._slots.get(block)

@@ -170,9 +170,9 @@ BUGS = [
     Bug(
         "a timer comes too early by rounding",
         BlockTable,
-        "next_work",
-        "version.dirty_since + delay_seconds > now",
-        "version.dirty_since > now - delay_seconds",
+        "_due",
+        "version.dirty_since + delay_seconds > now:\n            break",
+        "version.dirty_since > now - delay_seconds:\n                break",
         found_at=48,
     ),
     Bug(

@@ -37,6 +37,11 @@ _FAILURE_PAUSE_MAX_SECONDS = 15.0
 _ASIDE_PAUSE_SECONDS = 60.0
 #: A dirty cache this full stops waiting for more writes to come and uploads what it has.
 _PRESSURE_RATIO = 0.5
+#: A block that is begun again within so many write delays is rewritten: it waits for more writes, also when
+#: it is written from its first byte to its last.
+_REST_DELAYS = 8
+#: Who sets a longer write delay wants few requests: then every block waits.
+_READY_DELAY_MAX = 1.0
 #: Zeroing a range of more blocks waits for the survey first: what does not exist then needs no slot and no
 #: request.
 _ZERO_WITHOUT_SURVEY_MAX = 1024
@@ -136,12 +141,14 @@ class BlockCache:
         #: The journal cannot be made to say what the bucket has: uploads do not wait for that.
         self._is_unsettled = False
         self._is_recovering = False
+        delay = settings.write_delay_seconds
         self._table = BlockTable(
             self._block_size,
             self.zeros,
             settings.memory_bytes,
             settings.dirty_max_bytes,
             keep_changes=journal is not None,
+            rest_seconds=_REST_DELAYS * delay if delay <= _READY_DELAY_MAX else math.inf,
         )
         self._read_ahead = ReadAhead(
             geometry.block_count,
@@ -169,6 +176,8 @@ class BlockCache:
         self._tasks: set[asyncio.Task[None]] = set()
         self._upload_count = 0
         self._timer: asyncio.Handle | None = None
+        #: Set while a turn of the event loop is awaited, for uploads that need not wait any longer.
+        self._soon: asyncio.Handle | None = None
         self._pause_seconds = 0.0
         self._paused_until = 0.0
         self._last_error: BucketryError | None = None
@@ -477,7 +486,9 @@ class BlockCache:
         """Put bytes into a block if that needs no waiting; False: nothing was done."""
         if not self._table.can_write(block):
             return False
-        self._table.write(block, start, data, self._loop.time())
+        ready = self._table.write(block, start, data, self._loop.time())
+        if ready and self._soon is None and self._upload_count < self._shape.in_flight_max:
+            self._soon = self._loop.call_soon(self._on_soon)
         if self._timer is None:
             self._arm()
         return True
@@ -541,6 +552,10 @@ class BlockCache:
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._pump()
+
+    def _on_soon(self) -> None:
+        self._soon = None
         self._pump()
 
     def _pump(self) -> None:

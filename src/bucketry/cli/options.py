@@ -413,7 +413,8 @@ process_options = _group(
             type=SECONDS,
             default=CacheSettings().write_delay_seconds,
             show_default=True,
-            help="A changed block waits so long for more changes.",
+            help="A changed block waits so long for more changes; with 1 s or less, unless it was written "
+            "from first byte to last.",
         ),
     ],
 )

@@ -17,6 +17,9 @@ to the next. Only the oldest epoch is uploaded from; the next one's turn comes w
 So the bucket always holds everything up to some flush, and of what came after only writes up to the next one:
 what a disk with a cache and working barriers would hold.
 
+**Ready.** Most of what is written waits a while for more writes to the same block. A block that was written
+from its first byte to its last has had them, and may go at once; unless it is rewritten all the time.
+
 **Versions.** What a block must become in the bucket, for one epoch, is a Version. A slot's newest version
 shares the slot's bytes. A write in a later epoch, or while the version is on its way, leaves that version its
 bytes and goes on with a copy: nobody waits, nothing changes under an upload, and the older epoch gets what
@@ -36,6 +39,7 @@ cannot be uploaded at all. It is set aside (ASIDE): kept, and counted as dirty, 
 the rest can be read after all, or has been written, it goes like any other.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,7 +73,9 @@ class Version:
     """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it;
     ``changed`` is what was written in its epoch, None when that is not kept, or all of it."""
 
-    __slots__ = ("block", "changed", "data", "dirty_since", "epoch", "first_written", "known", "state")
+    __slots__ = (
+        "block", "changed", "data", "dirty_since", "epoch", "first_written", "known", "state", "written_to",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -89,6 +95,8 @@ class Version:
         self.dirty_since = now
         self.first_written = now
         self.state = _WAITING
+        #: How far it was written from its first byte on, one write after the other; None when nobody minds.
+        self.written_to: int | None = None
 
     @property
     def cost_bytes(self) -> int:
@@ -111,19 +119,21 @@ class Slot:
     the slot is clean.
     """
 
-    __slots__ = ("block", "data", "known", "versions")
+    __slots__ = ("begun", "block", "data", "known", "versions")
 
     def __init__(self, block: int, data: BytesLike | None, known: Ranges | None) -> None:
         self.block = block
         self.data = data
         self.known = known
+        #: When its newest version was begun.
+        self.begun = -math.inf
         self.versions: deque[Version] = deque()
 
 
 class Epoch:
     """The writes between two flushes that the bucket does not have yet."""
 
-    __slots__ = ("blocked", "closed", "number", "touched", "uploading", "waiting")
+    __slots__ = ("blocked", "closed", "number", "ready", "touched", "uploading", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -132,6 +142,8 @@ class Epoch:
         self.touched = False
         #: First dirtied first.
         self.waiting: dict[int, Version] = {}
+        #: Those of them that need not wait for more writes.
+        self.ready: dict[int, Version] = {}
         self.blocked: dict[int, Version] = {}
         self.uploading: dict[int, Version] = {}
 
@@ -182,9 +194,13 @@ class BlockTable:
         dirty_bytes_max: int,
         *,
         keep_changes: bool = False,
+        rest_seconds: float = math.inf,
     ) -> None:
-        """``keep_changes``: ``changes`` shall tell what was written in an epoch, for a journal."""
+        """``keep_changes``: ``changes`` shall tell what was written in an epoch, for a journal.
+        ``rest_seconds``: a block that was begun again within so long is one that is rewritten; it always
+        waits for more writes."""
         self._keep_changes = keep_changes
+        self._rest_seconds = rest_seconds
         self.block_size_bytes = block_size_bytes
         self.zeros = zeros
         self._one = block_size_bytes + SLOT_BYTES
@@ -321,15 +337,15 @@ class BlockTable:
         slot.known = None
         self._take_back(slot)
 
-    def write(self, block: int, start: int, data: BytesLike, now: float) -> None:
-        """Put ``data`` into ``block`` from byte ``start`` on."""
+    def write(self, block: int, start: int, data: BytesLike, now: float) -> bool:
+        """Put ``data`` into ``block`` from byte ``start`` on. Whether the block has got ready by that."""
         slot = self._slots.get(block)
         end = start + len(data)
         whole = len(data) == self.block_size_bytes
         if slot is None or slot.data is None:
             is_zero_now = self.zeros.is_zero(block)
             if is_zero_now and is_zero(data):
-                return
+                return False
             self.zeros.clear(block)
             if slot is None:
                 self._drop_parts(block)
@@ -348,6 +364,13 @@ class BlockTable:
             if slot.known.covers(0, self.block_size_bytes):
                 slot.known = version.known = None
                 self._take_back(slot)
+        if start != version.written_to:
+            return False
+        version.written_to = end
+        if end != self.block_size_bytes or version.state is not _WAITING:
+            return False
+        version.epoch.ready[block] = version
+        return True
 
     def _open_version(self, slot: Slot, now: float, whole: BytesLike | None) -> tuple[Version, bool]:
         """The version that a write goes into, with bytes of its own: those that were there before. When the
@@ -378,6 +401,9 @@ class BlockTable:
         epoch.touched = True
         changed = Ranges() if self._keep_changes and data is not None else None
         version = Version(block, epoch, data, known, changed, now)
+        if now - slot.begun > self._rest_seconds:
+            version.written_to = 0
+        slot.begun = now
         if not versions and block in self._clean:
             self._clean.remove(block)
         if versions and versions[-1].epoch is epoch:
@@ -421,17 +447,13 @@ class BlockTable:
         self, now: float, delay_seconds: float, data_bytes: int, zeros_max: int, incomplete_max: int
     ) -> Work:
         """The next batch to upload, now UPLOADING, of the oldest epoch: all of it when it is closed, else
-        what has been dirty for ``delay_seconds`` or longer; about ``data_bytes`` of data and at most
-        ``zeros_max`` zero blocks. And up to ``incomplete_max`` blocks that are due and cannot go because only
-        a part of them is known."""
+        what has been dirty for ``delay_seconds`` or longer, and what is ready; about ``data_bytes`` of data
+        and at most ``zeros_max`` zero blocks. And up to ``incomplete_max`` blocks that are due and cannot go
+        because only a part of them is known. With a delay without end nothing of an open epoch goes."""
         epoch = self._epochs[0]
         work = Work([], [])
         data_left, zeros_left = data_bytes, zeros_max
-        for version in epoch.waiting.values():
-            # The very sum that timers are set for: a difference may be rounded the other way, and the
-            # timer come a moment too early, for nothing.
-            if not epoch.closed and version.dirty_since + delay_seconds > now:
-                break
+        for version in self._due(epoch, now, delay_seconds):
             if version.known is not None:
                 work.incomplete.append(version.block)
                 if len(work.incomplete) >= incomplete_max:
@@ -449,9 +471,24 @@ class BlockTable:
         for version in work.uploads:
             self._drop_before(version)
             del epoch.waiting[version.block]
+            epoch.ready.pop(version.block, None)
             epoch.uploading[version.block] = version
             version.state = _UPLOADING
         return work
+
+    def _due(self, epoch: Epoch, now: float, delay_seconds: float) -> Iterator[Version]:
+        """What may go of an epoch: first what has waited long enough, then what need not wait."""
+        for version in epoch.waiting.values():
+            # The very sum that timers are set for: a difference may be rounded the other way, and the
+            # timer come a moment too early, for nothing.
+            if not epoch.closed and version.dirty_since + delay_seconds > now:
+                break
+            yield version
+        else:
+            return
+        for version in epoch.ready.values():
+            if now < version.dirty_since + delay_seconds < math.inf:  # else it was among the first
+                yield version
 
     def _turn_to_zero(self, version: Version) -> None:
         slot = self._slots[version.block]
@@ -461,11 +498,11 @@ class BlockTable:
         self._forget_bytes(version)
 
     def due_since(self) -> float | None:
-        """Since when the next version that may go has been dirty; 0.0 if a flush waits for it; None when
-        there is none."""
+        """Since when the next version that may go has been dirty; 0.0 if a flush waits for it, or it is
+        ready; None when there is none."""
         epoch = self._epochs[0]
         for version in epoch.waiting.values():
-            return 0.0 if epoch.closed else version.dirty_since
+            return 0.0 if epoch.closed or epoch.ready else version.dirty_since
         return None
 
     def finish(self, version: Version, *, ok: bool, now: float) -> None:
