@@ -1,6 +1,8 @@
 """The bridge from the C side: WiredTiger's calls through the tables, over a storage source in memory."""
 
 import errno
+import functools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from bucketry.files.wiredtiger import callbacks
 from bucketry.files.wiredtiger.library import Library
 from bucketry.files.wiredtiger.options import Options
 from bucketry.files.wiredtiger.owner import MARKER, STATE_NAME
+from bucketry.files.wiredtiger.patience import patiently
 from bucketry.files.wiredtiger.tables import RELEASES, Release, ffi
 from wiredtiger_bridge.connection import ModelConnection, ModelEngine
 from wiredtiger_bridge.model import ModelSource
@@ -401,6 +404,32 @@ def test_directories_are_buckets_for_the_directory_store(world: World) -> None:
     assert [files.bucket for files in world.source.files] == [
         f"file://{world.home}/bucket1", "file:///some/where"
     ]  # fmt: skip
+
+
+def test_garbage_in_the_configuration_of_a_bucket_is_passed_over(world: World) -> None:
+    """WiredTiger gives whatever its memory held, if nothing was configured."""
+    for name in ("s3_store", "dir_store"):
+        engine = world.connect(name=name)
+        for garbage in (b"/lib/x.so\xff\xfe(((", b'=,=,"', bytes(range(1, 256)), b"(" * 5000):
+            assert ffi.typeof(engine.customize("b", None, garbage)).cname == "wt_files *"
+
+
+def test_the_application_hears_of_trouble_before_the_call_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that waits for a quarter of an hour says so when it begins to."""
+    heard: list[list[str]] = []
+    engine = world.connect(patience="1000", verbose="-2")
+    files = engine.customize()
+    world.put_local(LOCAL, b"data")
+    world.source.fail["flush"] = fails_with(outage())
+    monkeypatch.setattr("time.sleep", lambda _: heard.append(list(engine.connection.errors)))
+    monkeypatch.setattr(
+        "bucketry.files.wiredtiger.store.patiently", functools.partial(patiently, sleep=time.sleep)
+    )
+    assert engine.flush(files, LOCAL, OBJECT) == 0
+    assert len(heard) == 1
+    assert "trying on for 1000 s" in heard[0][-1]
 
 
 def test_several_connections_do_not_mix(world: World) -> None:

@@ -96,7 +96,7 @@ def test_answers_are_not_asked_for_twice(cause: BaseException | None, number: in
 def test_ctrl_c_waits_for_the_call_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is delivered after the answer; a second one ends the call with EINTR."""
     later: list[bool] = []
-    monkeypatch.setattr(patience, "_interrupt_later", lambda: later.append(True))
+    monkeypatch.setattr(patience, "interrupt_later", lambda: later.append(True))
     interruptions = [1]
 
     def operation() -> str:

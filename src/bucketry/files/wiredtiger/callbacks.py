@@ -83,12 +83,13 @@ def callback(signature: str, kind: dict[int, Any]) -> Callable[[Callable[..., No
                 return errno.EBADF
             owner: Registered = found if isinstance(found, Registered) else found.owner
             session = arguments[0] if arguments else ffi.NULL
+            owner.messages.begin_call(session)
             try:
                 function(found, *arguments)
                 code = 0
             except BaseException as error:  # noqa: BLE001 - C on the other side
                 code = _answer(owner, function.__name__, error)
-            owner.messages.say_waiting(session)
+            owner.messages.end_call(session)
             return code
 
         made = ffi.callback(signature, called, error=errno.EIO, onerror=_last_resort)

@@ -68,7 +68,7 @@ class Library:
         options = parse_options({**self.options, **connection.options(config)}, home)
         messages.level = options.log_level
         source = self._make_source(options, home, messages.say_later)
-        store = Store(options.name, home, source, options, messages.say_later)
+        store = Store(options.name, home, source, options, messages.say_now)
         registered = Registered(store, messages, self._release)
         try:
             connection.add_storage_source(options.name, registered.table)

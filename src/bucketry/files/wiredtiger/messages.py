@@ -1,8 +1,8 @@
 """Lines for the application: what goes to WiredTiger's error stream, what to its message stream, and when.
 
 Lines of WARNING and above go to the error stream, all others to the message stream, as far as the configured
-level lets them. WiredTiger may be called only by a thread that it called itself: what other threads say
-waits for the next call from WiredTiger, and is said there.
+level lets them. WiredTiger may be called only by a thread that it called itself, and not after the connection
+is closed: what other threads say waits for the next call from WiredTiger, and is said there.
 """
 
 import threading
@@ -26,6 +26,27 @@ class Messages:
         self.level = level
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, str]] = deque(maxlen=_WAITING_MAX)
+        #: The session of the call that the thread is in.
+        self._calls = threading.local()
+
+    def begin_call(self, session: Any) -> None:
+        """This thread is in a call from WiredTiger, until ``end_call``."""
+        self._calls.session = session
+
+    def end_call(self, session: Any) -> None:
+        """Nothing waits any more."""
+        self._calls.session = None
+        if self._waiting:
+            self.say_waiting(session)
+
+    def say_now(self, level: int, line: str) -> None:
+        """From within a call, by its thread: for what the application should hear before the call ends."""
+        session = getattr(self._calls, "session", None)
+        if session is None:
+            self.say_later(level, line)
+        else:
+            self.say_waiting(session)
+            self.say(session, level, line)
 
     def say(self, session: Any, level: int, line: str) -> None:
         """At once, from within a call of WiredTiger's: ``session`` is the one that came with it."""

@@ -87,10 +87,10 @@ def patiently(
                 interrupted = True
     finally:
         if interrupted:
-            _interrupt_later()
+            interrupt_later()
 
 
-def _interrupt_later() -> None:
+def interrupt_later() -> None:
     """Ctrl-C again, when WiredTiger's call is over: raised within it, it would be an error to WiredTiger."""
     import _thread
 

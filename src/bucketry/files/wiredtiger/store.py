@@ -26,7 +26,7 @@ from bucketry.files.log import ERROR, NOTICE, WARNING
 from bucketry.files.wiredtiger.descriptor import SIZE_BYTES, can_describe, descriptor
 from bucketry.files.wiredtiger.options import Options
 from bucketry.files.wiredtiger.owner import ForeignPrefix, Ownership, is_marker, prefix_of
-from bucketry.files.wiredtiger.patience import patiently
+from bucketry.files.wiredtiger.patience import interrupt_later, patiently
 from bucketry.files.wiredtiger.seams import FileHandle, FileSystem, StorageSource
 
 T = TypeVar("T")
@@ -265,6 +265,14 @@ class StoreHandle:
                 target[:] = descriptor(len(target))
                 return
             handle = self._opened()
+        # Nearly every read ends here, in microseconds; patience has its price.
+        try:
+            _read_all(self._name, handle, offset, target)
+            return
+        except OSError:
+            pass
+        except KeyboardInterrupt:
+            interrupt_later()
         self._store.patiently(
             f"{self._name}: read",
             lambda: _read_all(self._name, handle, offset, target),
