@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from bench.peers import Bucketry, DiskPeer, S3backer, Target
+from bench.peers import BLOCK_SIZE_BYTES, Bucketry, DiskPeer, S3backer, Target
 from bench.report import Results
 from bench.stages import STAGES, Stage, Turn
 from bench.workloads import Measurement
@@ -75,7 +75,7 @@ def _run(
     directory.mkdir()
     place = stage.place(directory)
     try:
-        disks = [disk for disk in _disks(place.target, directory) if not chosen or disk.name in chosen]
+        disks = [disk for disk in _disks(place.target, directory, stage) if not chosen or disk.name in chosen]
         peers.update({disk.name: disk for disk in disks})
         by_name: dict[str, DiskPeer | None] = {disk.name: disk for disk in disks}
         if stage.has_loop and (not chosen or _LOOP in chosen):
@@ -102,12 +102,14 @@ def _run(
         place.stop()
 
 
-def _disks(target: Target, directory: Path) -> list[DiskPeer]:
-    log = directory / "s3backer.log"
+def _disks(target: Target, directory: Path, stage: Stage) -> list[DiskPeer]:
+    log, size = directory / "s3backer.log", stage.block_size_bytes
+    # As many bytes of larger blocks.
+    default, tuned = (count * BLOCK_SIZE_BYTES // size for count in (_DEFAULT_BLOCKS, _TUNED_BLOCKS))
     return [
-        S3backer(target, "s3backer", _DEFAULT_BLOCKS, [], log),
-        S3backer(target, "s3backer tuned", _TUNED_BLOCKS, _TUNED, log),
-        Bucketry(target),
+        S3backer(target, "s3backer", default, [], log, size),
+        S3backer(target, "s3backer tuned", tuned, _TUNED, log, size),
+        Bucketry(target, size),
     ]
 
 

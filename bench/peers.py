@@ -79,10 +79,17 @@ class S3backer:
     """Debian's s3backer through FUSE."""
 
     def __init__(
-        self, target: Target, name: str, cached_blocks: int, options: Sequence[str], log: Path
+        self,
+        target: Target,
+        name: str,
+        cached_blocks: int,
+        options: Sequence[str],
+        log: Path,
+        block_size_bytes: int = BLOCK_SIZE_BYTES,
     ) -> None:
         self.name = name
-        self.cache_bytes = cached_blocks * BLOCK_SIZE_BYTES
+        self.block_size_bytes = block_size_bytes
+        self.cache_bytes = cached_blocks * block_size_bytes
         self._target = target
         self._options = [f"--blockCacheSize={cached_blocks}", *options]
         self._log = log
@@ -101,7 +108,7 @@ class S3backer:
             process = subprocess.Popen(
                 [
                     "s3backer", "-f", f"--accessFile={target.access_file}", f"--baseURL={target.endpoint}/",
-                    f"--blockSize={BLOCK_SIZE_BYTES >> 10}k", f"--size={size_bytes >> 20}m",
+                    f"--blockSize={self.block_size_bytes >> 10}k", f"--size={size_bytes >> 20}m",
                     f"--prefix={prefix}/", *self._options, target.bucket, str(directory),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -140,8 +147,9 @@ class Bucketry:
     name = "bucketry"
     cache_bytes = CacheSettings().memory_bytes
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, block_size_bytes: int = BLOCK_SIZE_BYTES) -> None:
         self._target = target
+        self._block_size_bytes = block_size_bytes
         self._program = str(Path(sys.executable).parent / "bucketry")
 
     def version(self) -> str:
@@ -162,7 +170,7 @@ class Bucketry:
             "create",
             *self._url_and_options(prefix),
             f"--size={size_bytes}",
-            f"--block-size={BLOCK_SIZE_BYTES}",
+            f"--block-size={self._block_size_bytes}",
         )
 
     def attach(self, prefix: str, directory: Path, size_bytes: int) -> Attached:

@@ -83,6 +83,8 @@ def cell(measurements: Sequence[Measurement]) -> str:
             return f"{value * 1e6:,.0f} µs"
         case Unit.BYTES:
             return f"{value / (1 << 20):,.0f} MiB"
+        case Unit.KIBIBYTES:
+            return f"{value / (1 << 10):,.0f} KiB"
         case Unit.COUNT:
             return f"{value:,.0f}"
 

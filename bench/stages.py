@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from bench import workloads
-from bench.peers import DiskPeer, Target
+from bench.peers import BLOCK_SIZE_BYTES, DiskPeer, Target
 from bench.workloads import Measurement
 from bucketry.settings import Secret
 from bucketry.testing.s3_server import Credentials, LineModel, S3ServerProcess, ServiceSettings, Snapshot
@@ -15,6 +16,8 @@ from servers.s3 import REGION, write_access_file
 from servers.seaweed import Seaweed
 
 FAR_SECONDS = 0.020
+#: A gigabit, less what goes round it: there the size of a block is felt.
+_LINE_BYTES_PER_SECOND = 100e6
 #: Half: every peer waits out each latency, and some of them each block's.
 _FAR_BYTES = workloads.TRANSFER_BYTES // 2
 
@@ -28,7 +31,7 @@ class Place(Protocol):
         """Forget the objects of earlier turns, where they take memory."""
         ...
 
-    def set_latency(self, seconds: float) -> None: ...
+    def set_latency(self, seconds: float, bytes_per_second: float | None = None) -> None: ...
 
     def ledger(self) -> Snapshot: ...
 
@@ -53,8 +56,9 @@ class SeaweedPlace:
     def clear(self) -> None:
         """It keeps them on disk."""
 
-    def set_latency(self, seconds: float) -> None:
+    def set_latency(self, seconds: float, bytes_per_second: float | None = None) -> None:
         assert seconds == 0
+        assert bytes_per_second is None
 
     def ledger(self) -> Snapshot:
         raise NotImplementedError
@@ -90,8 +94,8 @@ class MemoryPlace:
         self._server.clear()
         self._server.make_bucket(self._BUCKET)
 
-    def set_latency(self, seconds: float) -> None:
-        self._server.set_line(LineModel(latency_seconds=seconds))
+    def set_latency(self, seconds: float, bytes_per_second: float | None = None) -> None:
+        self._server.set_line(LineModel(latency_seconds=seconds, total_bytes_per_second=bytes_per_second))
 
     def ledger(self) -> Snapshot:
         return self._server.snapshot()
@@ -122,6 +126,7 @@ class Stage:
     has_loop: bool = False
     #: What all turns share; nothing is cleared between them then. ``peer`` makes the volume.
     prepare: Callable[[Place, DiskPeer], None] | None = None
+    block_size_bytes: int = BLOCK_SIZE_BYTES
 
 
 def _sequential(size_bytes: int, turn: Turn) -> Iterator[Measurement]:
@@ -139,7 +144,7 @@ def _random(turn: Turn) -> Iterator[Measurement]:
     data = _payload(workloads.TRANSFER_BYTES)
     place = turn.place
     yield from workloads.measure_random_reads(
-        turn.peer, place.target, f"{turn.prefix}-r", turn.directory, data
+        turn.peer, place.target, f"{turn.prefix}-r", turn.directory, data, place.ledger
     )
     yield from workloads.measure_random_writes(
         turn.peer, place.target, f"{turn.prefix}-w", turn.directory, data, place.ledger
@@ -176,6 +181,23 @@ def _attach(turn: Turn) -> Iterator[Measurement]:
     return workloads.measure_attach(turn.peer, _ATTACH_PREFIX, turn.directory)
 
 
+_LARGE_PREFIX = "large"
+
+
+def _prepare_large(place: Place, peer: DiskPeer) -> None:
+    """By ourselves: blocks that s3backer wrote have no checksums of pieces to verify."""
+    place.set_latency(0)
+    with TemporaryDirectory(prefix="bucketry-bench-large-") as directory:
+        workloads.write_disk(peer, _LARGE_PREFIX, Path(directory), _payload(workloads.TRANSFER_BYTES))
+
+
+def _large(turn: Turn) -> Iterator[Measurement]:
+    assert turn.peer is not None
+    turn.place.set_latency(turn.latency_seconds, _LINE_BYTES_PER_SECOND)
+    data = _payload(workloads.TRANSFER_BYTES)
+    return workloads.measure_large_blocks(turn.peer, _LARGE_PREFIX, turn.directory, data, turn.place.ledger)
+
+
 _payloads: dict[int, bytes] = {}
 
 
@@ -187,6 +209,7 @@ def _payload(size_bytes: int) -> bytes:
 
 
 _NEAR = "in memory, 0 ms"
+_LARGE = "1 MiB blocks, 20 ms, 100 MB/s"
 _FAR = f"in memory, {FAR_SECONDS * 1000:.0f} ms"
 #: By the name that --only takes.
 STAGES: dict[str, Stage] = {
@@ -195,6 +218,9 @@ STAGES: dict[str, Stage] = {
     "far": Stage(_FAR, MemoryPlace, partial(_sequential, _FAR_BYTES), FAR_SECONDS, has_loop=True),
     "random": Stage(_FAR, MemoryPlace, _random, FAR_SECONDS),
     "warm": Stage("all cached", MemoryPlace, _warm),
+    "large": Stage(
+        _LARGE, MemoryPlace, _large, FAR_SECONDS, prepare=_prepare_large, block_size_bytes=1 << 20
+    ),
     "files": Stage(_FAR, MemoryPlace, _files, FAR_SECONDS),
     "attach": Stage(_FAR, MemoryPlace, _attach, FAR_SECONDS, prepare=_prepare_attach),
 }

@@ -6,7 +6,7 @@ import random
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ _LOOP_THREADS_NEAR = 16
 _LOOP_THREADS_FAR = 64
 #: Blocks read at random, each once: some seconds at one a latency of 20 ms, by the deepest queue too.
 _RANDOM_READS = {1: 100, 16: 1000}
+#: Of 256 blocks of 1 MiB: the first hardly meet the same block twice, the others come back to each.
+_LARGE_READS = {1: 60, 16: 600}
 _RANDOM_WRITES = 1000
 _PAGE_BYTES = 4 << 10
 FILES_DISK_BYTES = 100 << 30
@@ -49,6 +51,7 @@ class Unit(Enum):
     SECONDS = "s"
     SECONDS_PER_OPERATION = "s each"
     BYTES = "bytes"
+    KIBIBYTES = "bytes, as KiB"
     COUNT = "count"
 
 
@@ -149,34 +152,56 @@ def loop_threads(latency_seconds: float) -> int:
 
 
 def measure_random_reads(
-    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes
+    peer: DiskPeer, target: Target, prefix: str, directory: Path, data: bytes, ledger: Callable[[], Snapshot]
 ) -> Iterator[Measurement]:
-    """4 KiB at random from blocks that nobody has read yet, one at a time and 16."""
+    """4 KiB at random from blocks that nobody has read yet, one at a time and 16; and what each moves."""
     _fill(target, peer, prefix, data)
+    pages = BLOCK_SIZE_BYTES // _PAGE_BYTES
     for depth, count in _RANDOM_READS.items():
+        prng = random.Random(2)
+        blocks = prng.sample(range(len(data) // BLOCK_SIZE_BYTES), count)
+        offsets = [block * BLOCK_SIZE_BYTES + prng.randrange(pages) * _PAGE_BYTES for block in blocks]
         with attached(peer, prefix, directory) as disk:
-            yield Measurement(
-                f"4 KiB cold random read, depth {depth}",
-                _random_reads(disk.file, len(data) // BLOCK_SIZE_BYTES, count, depth),
-                Unit.SECONDS_PER_OPERATION,
-            )
+            name = f"4 KiB cold random read, depth {depth}"
+            yield from _random_reads(name, disk.file, offsets, depth, ledger)
 
 
-def _random_reads(file: Path, block_count: int, count: int, depth: int) -> float:
-    """Seconds of one read: each from a block of its own."""
-    prng = random.Random(2)
-    blocks = prng.sample(range(block_count), count)
+def write_disk(peer: DiskPeer, prefix: str, directory: Path, data: bytes) -> None:
+    """A disk that holds ``data``, as the peer stores it."""
+    peer.create(prefix, DISK_SIZE_BYTES)
+    with attached(peer, prefix, directory) as disk:
+        _write(disk.file, data)
+
+
+def measure_large_blocks(
+    peer: DiskPeer, prefix: str, directory: Path, data: bytes, ledger: Callable[[], Snapshot]
+) -> Iterator[Measurement]:
+    """4 KiB at random from anywhere in ``data``, some of them from the same block; and what each moves."""
+    for depth, count in _LARGE_READS.items():
+        prng = random.Random(5)
+        offsets = [prng.randrange(len(data) // _PAGE_BYTES) * _PAGE_BYTES for _ in range(count)]
+        with attached(peer, prefix, directory) as disk:
+            name = f"4 KiB cold random read of large blocks, depth {depth}"
+            yield from _random_reads(name, disk.file, offsets, depth, ledger)
+
+
+def _random_reads(
+    name: str, file: Path, offsets: Sequence[int], depth: int, ledger: Callable[[], Snapshot]
+) -> Iterator[Measurement]:
+    """Of one page each."""
+    before = ledger()
     descriptor = os.open(file, os.O_RDONLY)
     try:
         # Else the kernel would read ahead, and be measured.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        pages = BLOCK_SIZE_BYTES // _PAGE_BYTES
-        offsets = [block * BLOCK_SIZE_BYTES + prng.randrange(pages) * _PAGE_BYTES for block in blocks]
 
         def read(index: int) -> None:
             assert len(os.pread(descriptor, _PAGE_BYTES, offsets[index])) == _PAGE_BYTES
 
-        return _threaded_seconds(read, count, depth) / count
+        count = len(offsets)
+        yield Measurement(name, _threaded_seconds(read, count, depth) / count, Unit.SECONDS_PER_OPERATION)
+        moved = (ledger().bytes_out - before.bytes_out) / count
+        yield Measurement(f"- moved for each, depth {depth}", moved, Unit.KIBIBYTES)
     finally:
         os.close(descriptor)
 

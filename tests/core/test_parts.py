@@ -28,13 +28,22 @@ def test_runs_are_found_by_what_they_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block_bytes", "part_bytes", "count"),
-    [(128 << 10, 128 << 10, 0), (256 << 10, 64 << 10, 1), (1 << 20, 64 << 10, 1), (4 << 20, 64 << 10, 2)],
+    ("block_bytes", "part_bytes", "under_way_count", "count"),
+    [
+        (128 << 10, 128 << 10, 0, 0),
+        (256 << 10, 64 << 10, 0, 1),
+        (1 << 20, 64 << 10, 0, 1),
+        (4 << 20, 64 << 10, 0, 2),
+        (1 << 20, 64 << 10, 15, 6),
+        (4 << 20, 64 << 10, 15, 22),
+    ],
 )
-def test_parts_of_a_block_cost_no_more_than_all_of_it(block_bytes: int, part_bytes: int, count: int) -> None:
-    """Of small blocks one is read before the whole block is, of large ones some; none where there are no
-    parts."""
-    assert parts_max(block_bytes, part_bytes) == count
+def test_parts_of_a_block_cost_no_more_than_all_of_it(
+    block_bytes: int, part_bytes: int, under_way_count: int, count: int
+) -> None:
+    """Of small blocks one is read before the whole block is, of large ones some, and more when much is read
+    at once; none where there are no parts."""
+    assert parts_max(block_bytes, part_bytes, under_way_count) == count
 
 
 def test_parts_of_two_versions_are_never_both_known() -> None:

@@ -164,9 +164,11 @@ class BlockCache:
         self._loads: dict[int, asyncio.Future[BytesLike | None]] = {}
         #: By block.
         self._part_loads: dict[int, list[_PartLoad]] = {}
-        #: So many parts of a block are read before all of it is; each of at most so many bytes.
-        self._parts_max = parts_max(self._block_size, layout.part_bytes)
-        self._part_bytes_max = min(_PARTS_AT_ONCE * layout.part_bytes, self._block_size // 4)
+        self._part_bytes = layout.part_bytes
+        #: What is read at once is a part only if it is no larger.
+        self._part_bytes_max = 0
+        if self._part_bytes < self._block_size:
+            self._part_bytes_max = min(_PARTS_AT_ONCE * self._part_bytes, self._block_size // 4)
         #: Blocks of which an upload ended while they were being loaded.
         self._overtaken: set[int] = set()
         #: Blocks that are being loaded so that they can be uploaded.
@@ -345,7 +347,7 @@ class BlockCache:
         the block is to be loaded: when much of it is wanted, or has been, when somebody comes to it in
         passing, or when more than a part is here or coming anyway."""
         block = span.block
-        if not self._parts_max or span.end - span.start > self._part_bytes_max or block in self._loads:
+        if span.end - span.start > self._part_bytes_max or block in self._loads:
             return None
         if self._table.peek(block) is not None or self._read_ahead.expects(block):
             return None
@@ -353,7 +355,10 @@ class BlockCache:
         for load in loads:
             if load.start <= span.start and span.end <= load.end:
                 return load
-        if self._table.part_count(block) + len(loads) >= self._parts_max:
+        under_way = len(self._part_loads) + len(self._loads)
+        if self._table.part_count(block) + len(loads) >= parts_max(
+            self._block_size, self._part_bytes, under_way
+        ):
             return None
         load = _PartLoad(span.start, span.end, self._loop.create_future())
         load.done.add_done_callback(_mark_retrieved)

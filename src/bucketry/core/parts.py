@@ -6,12 +6,15 @@ from bucketry.core.bytes_like import BytesLike
 _REQUEST_BYTES = 2 << 20
 
 
-def parts_max(block_bytes: int, part_bytes: int) -> int:
+def parts_max(block_bytes: int, part_bytes: int, under_way_count: int) -> int:
     """How many parts of one block are fetched before all of it is: as many as cost what the whole block does.
-    So no order of reads costs more than twice what it would have to, whatever comes."""
+    So no order of reads costs more than twice what it would have to, whatever comes. The time of a request is
+    shared by those that are under way beside it: who reads much at once pays for bytes, and gets more
+    parts."""
     if part_bytes >= block_bytes:
         return 0
-    return max(1, (_REQUEST_BYTES + block_bytes) // (_REQUEST_BYTES + part_bytes))
+    request_bytes = _REQUEST_BYTES // (1 + under_way_count)
+    return max(1, (request_bytes + block_bytes) // (request_bytes + part_bytes))
 
 
 class Parts:
