@@ -288,12 +288,13 @@ FILES_LOG_LEVELS = range(-3, 6)
 class UploadSettings:
     """How files go into a bucket."""
 
-    #: Up to this size in one put: two parts of half of it would be four requests, and no faster.
+    #: Up to this size in one put: two parts of half of it would be seven requests, and no faster.
     whole_max_bytes: int = 16 << 20
     #: Of one part, while 10,000 of them are enough. Large enough that a request's own time does not count,
-    #: small enough to be repeated, and to arrive within the limit of time on a slow line.
-    part_size_bytes: int = 16 << 20
-    #: For parts under way of one file: eight of them fill 10 Gbit/s at the 100 MB/s that S3 gives one.
+    #: small enough to be repeated, to arrive within the limit of time on a slow line, and for the last ones not
+    #: to be waited for.
+    part_size_bytes: int = 8 << 20
+    #: For parts under way of one file: sixteen of them fill 10 Gbit/s at the 100 MB/s that S3 gives one.
     memory_bytes: int = 128 << 20
     #: An upload in parts that began longer ago, and of whose process nothing is known, has been left by it.
     stale_after_seconds: float = 86400.0
