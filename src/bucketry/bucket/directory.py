@@ -543,6 +543,7 @@ def _locked(private: int, *, alone: bool) -> Iterator[None]:
 def _sweep(private: int) -> None:
     """Remove the files of writers that died."""
     stale_before = time.time() - _STALE_AFTER_SECONDS
+    directory_uploads.remove_nameless(private, stale_before)
     with os.scandir(private) as found:
         items = [item for item in found if item.name != _LOCK_NAME and item.is_file(follow_symlinks=False)]
     for item in items:

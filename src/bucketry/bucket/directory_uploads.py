@@ -203,6 +203,38 @@ def _find_record(uploads: int, upload_id: str) -> _Record | None:
         os.close(directory)
 
 
+def remove_nameless(private: int, stale_before: float) -> None:
+    """Forget what a crash has left of an upload whose record was never written, if it is older than
+    ``stale_before`` (seconds since 1970)."""
+    try:
+        uploads = os.open(_DIRECTORY, _DIRECTORY_FLAGS, dir_fd=private)
+    except OSError:
+        return
+    try:
+        for upload_id in _names(uploads):
+            try:
+                modified = os.stat(upload_id, dir_fd=uploads, follow_symlinks=False).st_mtime
+                if _ID.fullmatch(upload_id) and modified < stale_before:
+                    _remove_if_nameless(uploads, upload_id)
+            except OSError:
+                # Somebody else's, or somebody else was faster: neither stands in our way.
+                continue
+    finally:
+        os.close(uploads)
+
+
+def _remove_if_nameless(uploads: int, upload_id: str) -> None:
+    if _find_record(uploads, upload_id) is not None:
+        return
+    directory = os.open(upload_id, _DIRECTORY_FLAGS, dir_fd=uploads)
+    try:
+        for name in _names(directory):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(directory)
+    os.rmdir(upload_id, dir_fd=uploads)
+
+
 def parts_of(private: int, key: str, upload_id: str) -> list[Part]:
     """The parts that are there, by number."""
     with _opened(private, key, upload_id) as (directory, _):
