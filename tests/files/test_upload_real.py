@@ -22,6 +22,8 @@ from bucketry.files.upload import Uploaded, sweep, upload
 from bucketry.files.upload_records import UploadRecords
 from bucketry.settings import BucketSettings, RetrySettings, Secret, UploadSettings
 from bucketry.testing.s3_server import Credentials, FaultRates, S3Server, ServiceSettings
+from servers.azurite import Azurite
+from servers.gcs import Gcs
 from servers.moto import Moto
 from servers.seaweed import Seaweed
 
@@ -223,6 +225,34 @@ async def test_on_moto(moto: Moto, large: Path, tmp_path: Path) -> None:
         with pytest.raises(AlreadyExists):
             await upload(bucket, "dir/key", tmp_path / "other", settings=SETTINGS)
         await check(bucket)
+
+
+@pytest.mark.system
+async def test_on_azure_and_google(
+    azurite: Azurite, gcs: Gcs, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One conditional put, whatever the size; again, and another content."""
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(gcs.credentials_file))
+    (tmp_path / "other").write_bytes(DATA[::-1])
+    for settings in (
+        BucketSettings(
+            url=f"az://{azurite.make_container()}",
+            endpoint=azurite.endpoint,
+            access_id=azurite.account,
+            access_key=Secret(azurite.account_key),
+        ),
+        BucketSettings(url=f"gs://{gcs.make_bucket()}", endpoint=gcs.endpoint),
+    ):
+        bucket, _ = stacked(settings)
+        first = await upload(bucket, "dir/key", large, settings=SETTINGS)
+        again = await upload(bucket, "dir/key", large, settings=SETTINGS)
+        assert (first.was_there, again.was_there, again.etag) == (False, True, first.etag)
+        with pytest.raises(AlreadyExists):
+            await upload(bucket, "dir/key", tmp_path / "other", settings=SETTINGS)
+        found = await bucket.get("dir/key")
+        assert bytes(found.data) == DATA
+        assert decode(found.info.attributes.metadata[PIECES_METADATA], len(DATA)) == first.pieces
+        await bucket.close()
 
 
 @pytest.mark.system
