@@ -427,6 +427,41 @@ def test_an_end_at_any_moment(caches: Caches, seal: bool, monkeypatch: pytest.Mo
     assert count > 20
 
 
+@pytest.mark.logs("No space left")
+@pytest.mark.parametrize("present_before", [False, True])
+def test_blocks_that_cannot_be_written(
+    caches: Caches, present_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk is full in the middle of storing, room and space are given back, and blocks that were
+    there before are still good."""
+    cache = caches.cache()
+    data = content(4 * BLOCK_BYTES)
+    entry = cache.create(CachedObject(STORE, "a", "a", "1", len(data), None, 1.0))
+    assert entry is not None
+    with closing(entry):
+        if present_before:
+            assert cache.store(entry, 1, data[BLOCK_BYTES : 2 * BLOCK_BYTES])
+        used, space = cache.statistics()["used_bytes"], taken(caches.directory)
+        pwrite = os.pwrite
+
+        def full(file: int, view: memoryview, offset: int) -> int:
+            if len(view) > 3 * BLOCK_BYTES:
+                return pwrite(file, view[: BLOCK_BYTES + BLOCK_BYTES // 2], offset)
+            if len(view) > BLOCK_BYTES:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(file, view, offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            assert not cache.store(entry, 0, data)
+        assert cache.statistics()["used_bytes"] == used
+        if present_before:
+            assert entry.read_block(1, 1) == data[BLOCK_BYTES : 2 * BLOCK_BYTES]
+        else:
+            assert taken(caches.directory) == space
+        assert entry.missing() == [block for block in range(4) if not (present_before and block == 1)]
+
+
 # -- scrub ---------------------------------------------------------------------------------------------------
 
 

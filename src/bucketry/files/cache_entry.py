@@ -248,11 +248,10 @@ class CacheEntry:
         return os.open(f"/proc/self/fd/{self._data}", os.O_RDWR | os.O_CLOEXEC)
 
     def give_back(self, first: int, length: int) -> None:
-        """Free what a failed ``write_blocks`` may have taken. Never fails."""
+        """Free what a failed ``write_blocks`` of blocks that were not here may have taken. Never fails."""
         self._enter()
         try:
-            if not self.is_sealed:
-                punch_hole(self._data, first * BLOCK_BYTES, length)
+            punch_hole(self._data, first * BLOCK_BYTES, length)
         except OSError:
             self._counts.local_errors += 1
         finally:

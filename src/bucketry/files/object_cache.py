@@ -335,10 +335,11 @@ class ObjectCache:
             if entry.is_linked and not self._pauses:
                 for attempt in range(2):
                     with self._storing():
-                        records = entry.records(first, stop)
-                        new_bytes = sum(about.cost_of(first + index) for index in records.missing())
+                        missing = entry.records(first, stop).missing()
+                        new_bytes = sum(about.cost_of(first + index) for index in missing)
                         if self._take(new_bytes):
-                            self._write(entry, first, data, new_bytes, source)
+                            all_new = len(missing) == stop - first
+                            self._write(entry, first, data, new_bytes, source, all_new=all_new)
                             self.counts.stored_blocks += stop - first
                             self.counts.stored_bytes += len(data)
                             return True
@@ -350,15 +351,23 @@ class ObjectCache:
         return False
 
     def _write(
-        self, entry: CacheEntry, first: int, data: BytesLike, new_bytes: int, source: tuple[int, int] | None
+        self,
+        entry: CacheEntry,
+        first: int,
+        data: BytesLike,
+        new_bytes: int,
+        source: tuple[int, int] | None,
+        *,
+        all_new: bool,
     ) -> None:
         try:
             entry.write_blocks(first, data, self.now_seconds(), source=source)
         except BaseException:
-            if new_bytes:
+            # Blocks that were here before are still good, unless they were damaged anyway.
+            if all_new:
                 with contextlib.suppress(Closed):
                     entry.give_back(first, len(data))
-                self._give(new_bytes)
+            self._give(new_bytes)
             raise
 
     def seal(self, entry: CacheEntry) -> bool:
