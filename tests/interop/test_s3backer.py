@@ -110,7 +110,10 @@ class Place:
     async def open(self, variant: Variant, asked: VolumeSettings = ASKED_NOTHING) -> Layout:
         volume = await self.detect(variant, asked)
         cipher = await unlock(self.bucket, volume, variant.password)
-        return open_layout(self.bucket, volume, cipher, offload=inline, in_flight_max=8)
+        # With checksums of pieces, which s3backer must pass over, on blocks as small as these.
+        return open_layout(
+            self.bucket, volume, cipher, offload=inline, in_flight_max=8, parts_from_bytes=BLOCK
+        )
 
 
 @pytest.fixture
@@ -135,8 +138,16 @@ def changes_to(content: BytesLike) -> list[Change]:
 
 
 async def content_of(layout: Layout) -> bytes:
+    """All of it; read in parts it is the same."""
     size = layout.geometry.size_bytes
-    return bytes(await layout.read(Extent(0, size)) or bytes(size))
+    content = bytes(await layout.read(Extent(0, size)) or bytes(size))
+    for offset in range(0, size, BLOCK):
+        part = await layout.read_part(Extent(offset + BLOCK - 1, 1))
+        if part is None:
+            assert not any(content[offset : offset + BLOCK])
+        else:
+            assert part.data == content[part.offset : part.end]
+    return content
 
 
 async def stored_blocks(layout: Layout) -> set[int]:
