@@ -2,8 +2,6 @@
 
 import threading
 
-import pytest
-
 from bucketry.errors import NotFound
 from bucketry.files.statistics import FilesStatistics
 
@@ -21,11 +19,10 @@ def test_an_operation_is_counted_and_timed() -> None:
     clock = Clock()
     figures = FilesStatistics(now=clock)
     meter = figures.meter("flush")
-    with meter.timing() as timing:
-        clock.seconds += 2
-        timing.size_bytes = 100
-    with pytest.raises(NotFound), meter.timing():
-        raise NotFound("x")
+    started = meter.now()
+    clock.seconds += 2
+    meter.succeeded(started, 100)
+    meter.failed(meter.now(), NotFound)
     found = meter.statistics()
     assert (found["count"], found["succeeded"], found["failed"], found["bytes"]) == (2, 1, 1, 100)
     assert found["errors"] == {"NotFound": 1}

@@ -1,7 +1,8 @@
 """Nested statistics as Prometheus reads them: one line for each number, in its text format.
 
 Names are joined with ``_``. What is inside of a mapping that LABELS names becomes a label instead: figures of
-``operations`` → ``get`` get ``{operation="get"}``. A latency (see LatencyHistogram.statistics) is a summary.
+``operations`` → ``get`` are ``operations_…{operation="get"}``. A latency (see LatencyHistogram.statistics) is
+a summary.
 """
 
 import math
@@ -52,10 +53,8 @@ def _samples(value: object, name: str, labels: _Labels) -> Iterator[tuple[str, _
         for key, below in value.items():
             label = LABELS.get(str(key))
             if label is not None and isinstance(below, Mapping):
-                # A counter by kind keeps its own name; figures of each operation need none between.
-                inner = f"{name}_{key}" if all(_is_number(number) for number in below.values()) else name
                 for which, figures in below.items():
-                    yield from _samples(figures, inner, (*labels, (label, str(which))))
+                    yield from _samples(figures, f"{name}_{key}", (*labels, (label, str(which))))
             else:
                 yield from _samples(below, f"{name}_{_NOT_IN_A_NAME.sub('_', str(key))}", labels)
     elif _is_number(value):

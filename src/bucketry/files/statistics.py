@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from types import TracebackType
 
 from bucketry.core.histogram import LatencyHistogram
 
@@ -32,10 +31,6 @@ class Meter:
         self._errors: Counter[str] = Counter()
         self._size_bytes = 0
         self._latency = LatencyHistogram()
-
-    def timing(self) -> "Timing":
-        """Round one of them: ``with meter.timing() as timing``, and ``timing.size_bytes`` for its bytes."""
-        return Timing(self)
 
     def now(self) -> float:
         return self._now()
@@ -82,29 +77,6 @@ class Meter:
                 "bytes": self._size_bytes,
                 "latency": self._latency.statistics(),
             }
-
-
-class Timing:
-    """One operation, from entering to leaving. A class: a generator-based context manager costs three times
-    as much."""
-
-    __slots__ = ("_meter", "_started", "size_bytes")
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self.size_bytes = 0
-        self._started = meter.now()
-
-    def __enter__(self) -> "Timing":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._meter.succeeded(self._started, self.size_bytes)
-        else:
-            self._meter.failed(self._started, kind)
 
 
 class FilesStatistics:

@@ -61,7 +61,7 @@ class StorageSource:
         #: By file systems that have been terminated.
         self._former_get_count = 0
         self._file_systems: list[FileSystem] = []
-        #: By real path: file systems share them.
+        #: By real path: file systems share them, but for private ones.
         self._caches: dict[str, _SharedCache] = {}
         self._running = LoopThread("storage source", self._log.context)
         if self._settings.statistics_file is not None:
@@ -201,7 +201,10 @@ class StorageSource:
     def _take_cache(self, name: BucketName, asked: str | None) -> ObjectCache:
         """That of its directory, which another file system may have, too."""
         if self._settings.private_cache:
-            return ObjectCache(None, size_bytes=self._settings.cache_size_bytes)
+            private = ObjectCache(None, size_bytes=self._settings.cache_size_bytes)
+            with self._lock:
+                self._caches[str(private.directory)] = _SharedCache(private, count=1)
+            return private
         directory = self._home / (asked or self._settings.cache_dir or f"cache-{name.short_name}")
         where = os.path.realpath(directory)
         with self._lock:
@@ -256,7 +259,8 @@ class StorageSource:
         """Everything that is counted and timed, as of now: nested mappings of numbers."""
         with self._lock:
             file_systems = list(self._file_systems)
-            caches = {where: shared.cache for where, shared in self._caches.items()}
+            # Inside of the lock: whoever closes one takes it out first.
+            caches = {where: shared.cache.statistics() for where, shared in self._caches.items()}
         buckets: dict[str, object] = {}
         get_count = self._former_get_count
         for file_system in file_systems:
@@ -271,7 +275,7 @@ class StorageSource:
             "file_systems": len(file_systems),
             "counters": self._counted.counters(get_count),
             "operations": self._counted.operations(),
-            "caches": {where: cache.statistics() for where, cache in caches.items()},
+            "caches": caches,
             "buckets": buckets,
         }
 
@@ -318,9 +322,10 @@ class StorageSource:
 class _SharedCache:
     __slots__ = ("cache", "count")
 
-    def __init__(self, cache: ObjectCache) -> None:
+    def __init__(self, cache: ObjectCache, count: int = 0) -> None:
         self.cache = cache
-        self.count = 0
+        #: File systems that have it.
+        self.count = count
 
 
 async def _check(store: Bucket, name: BucketName, prefix: str) -> None:

@@ -714,9 +714,9 @@ class FilesContract:
         }
         assert {name: counters[name] for name in wanted} == wanted
         text = source.prometheus()
-        assert 'bucketry_files_count{operation="read"} 2' in text
-        assert 'bucketry_files_errors{operation="size",error="NotFound"} 1' in text
-        assert 'bucketry_files_latency_seconds_count{operation="flush"} 2' in text
+        assert 'bucketry_files_operations_count{operation="read"} 2' in text
+        assert 'bucketry_files_operations_errors{operation="size",error="NotFound"} 1' in text
+        assert 'bucketry_files_operations_latency_seconds_count{operation="flush"} 2' in text
 
 
 def _random(seed: int) -> Random:
