@@ -10,7 +10,6 @@ import pytest
 from bucketry.cli.command import Command
 from bucketry.cli.main import cli, run_command
 from bucketry.cli.options import (
-    DEFAULT_CIPHER,
     Connection,
     Face,
     Process,
@@ -20,6 +19,7 @@ from bucketry.cli.options import (
     process_options,
     volume_options,
 )
+from bucketry.cli.parameters import DEFAULT_CIPHER
 from bucketry.settings import BucketSettings, CacheSettings, FuseSettings, LimitSettings, VolumeSettings
 
 
@@ -168,7 +168,7 @@ def test_only_root_mounts_filesystems(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help has an example and the exit codes."""
     assert run_command([name, "--help"]) == 0

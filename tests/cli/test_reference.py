@@ -26,14 +26,18 @@ def help_of(name: str) -> str:
     context = click.Context(cli, info_name="bucketry", terminal_width=80)
     for word in name.split():
         assert isinstance(command, click.Group)
-        command = command.commands[word]
+        found = command.get_command(context, word)
+        assert found is not None
+        command = found
         context = click.Context(command, info_name=word, parent=context, terminal_width=80)
     return command.get_help(context) + "\n"
 
 
 def names_of(group: click.Group, before: str = "") -> Iterator[str]:
     """Every command, those of a group behind it."""
-    for name, command in sorted(group.commands.items()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         yield before + name
         if isinstance(command, click.Group):
             yield from names_of(command, f"{before}{name} ")

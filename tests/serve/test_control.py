@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bucketry.errors import BucketryError, Busy, Closed, Invalid
-from bucketry.serve.control import Answer, ControlClient, ControlServer, ask
+from bucketry.serve.control import ControlServer
+from bucketry.serve.control_client import Answer, ControlClient, ask
 
 
 @asynccontextmanager

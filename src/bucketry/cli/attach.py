@@ -18,12 +18,11 @@ from bucketry.cli.options import (
     Process,
     Volume,
     connection_options,
-    directory_argument,
     face_options,
     process_options,
-    url_argument,
     volume_options,
 )
+from bucketry.cli.parameters import directory_argument, url_argument
 from bucketry.cli.reports import volume_report
 from bucketry.cli.secrets import with_password
 from bucketry.disk.interface import Device

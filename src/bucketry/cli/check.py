@@ -9,14 +9,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import (
-    Connection,
-    Volume,
-    connection_options,
-    json_option,
-    url_argument,
-    volume_options,
-)
+from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.parameters import json_option, url_argument
 from bucketry.cli.progress import Update, is_shown, progress
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bucketry.cli.exits import MEANINGS
-from bucketry.cli.options import DEFAULT_CIPHER, SectionedOption
+from bucketry.cli.parameters import DEFAULT_CIPHER, SectionedOption
 
 
 class Group(click.Group):

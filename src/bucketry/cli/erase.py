@@ -4,7 +4,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, url_argument, volume_options
+from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.reports import summary, volume_report
 from bucketry.cli.secrets import given_password

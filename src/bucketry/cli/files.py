@@ -13,14 +13,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
-from bucketry.cli.options import (
-    SIZE,
-    Connection,
-    SectionedOption,
-    connection_options,
-    json_option,
-    url_argument,
-)
+from bucketry.cli.options import Connection, connection_options
+from bucketry.cli.parameters import SIZE, SectionedOption, json_option, url_argument
 from bucketry.cli.progress import Update, progress
 from bucketry.cli.reports import lines
 from bucketry.core.units import format_size

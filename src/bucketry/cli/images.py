@@ -11,14 +11,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import (
-    DEFAULT_BLOCK_SIZE,
-    Connection,
-    Volume,
-    connection_options,
-    url_argument,
-    volume_options,
-)
+from bucketry.cli.options import DEFAULT_BLOCK_SIZE, Connection, Volume, connection_options, volume_options
+from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import new_password, with_password
 from bucketry.core.units import format_size

@@ -9,19 +9,13 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import (
-    Connection,
-    Volume,
-    connection_options,
-    directory_argument,
-    json_option,
-    volume_options,
-)
+from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.parameters import directory_argument, json_option
 from bucketry.cli.reports import lines, volume_report
 from bucketry.cli.secrets import with_password
 from bucketry.errors import BucketryError, Closed, NotFound
 from bucketry.serve import event_loop
-from bucketry.serve.control import ask
+from bucketry.serve.control_client import ask
 from bucketry.serve.runtime import State, files_of, find_state, real_mount_point
 from bucketry.settings import Secret
 

@@ -1,5 +1,6 @@
 """The ``bucketry`` command: its parts, and how it ends."""
 
+import importlib
 import logging
 import os
 import sys
@@ -9,26 +10,50 @@ from collections.abc import Sequence
 import click
 
 from bucketry import __version__
-from bucketry.cli.attach import attach, mount
-from bucketry.cli.check import check
-from bucketry.cli.create import create
-from bucketry.cli.demo import demo
-from bucketry.cli.erase import erase
 from bucketry.cli.exits import exit_code, one_line, unwrap
-from bucketry.cli.files import files
-from bucketry.cli.images import export_command, import_command
-from bucketry.cli.info import info, stats
-from bucketry.cli.journal import journal
-from bucketry.cli.refresh import refresh
-from bucketry.cli.resize import resize
-from bucketry.cli.umount import umount
-from bucketry.cli.unlock import unlock
 
 #: By it a shell asks which words could come next.
 _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
 
 
-@click.group(no_args_is_help=False)
+#: Where each command is: a module of this room, and a name in it.
+_COMMANDS = {
+    "attach": ("attach", "attach"),
+    "check": ("check", "check"),
+    "create": ("create", "create"),
+    "demo": ("demo", "demo"),
+    "erase": ("erase", "erase"),
+    "export": ("images", "export_command"),
+    "files": ("files", "files"),
+    "import": ("images", "import_command"),
+    "info": ("info", "info"),
+    "journal": ("journal", "journal"),
+    "mount": ("attach", "mount"),
+    "refresh": ("refresh", "refresh"),
+    "resize": ("resize", "resize"),
+    "stats": ("info", "stats"),
+    "umount": ("umount", "umount"),
+    "unlock": ("unlock", "unlock"),
+}
+
+
+class _Commands(click.Group):
+    """A command is loaded when it is asked for: with all of them each one would start a tenth of a second
+    later."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"bucketry.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, no_args_is_help=False)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Tell more, tracebacks included.")
 @click.pass_context
@@ -41,13 +66,6 @@ def cli(context: click.Context, debug: bool) -> None:
     """
     context.obj = debug
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, format="%(name)s: %(message)s")
-
-
-for command in (
-    create, attach, mount, umount, info, stats, check, resize, unlock, erase, import_command, export_command,
-    journal, refresh, demo, files,
-):  # fmt: skip
-    cli.add_command(command)
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.info import find_serving
-from bucketry.cli.options import directory_argument
-from bucketry.serve.control import ask
+from bucketry.cli.parameters import directory_argument
+from bucketry.serve.control_client import ask
 from bucketry.serve.runtime import files_of
 
 

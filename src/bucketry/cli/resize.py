@@ -9,13 +9,14 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.info import find_serving
-from bucketry.cli.options import SIZE, Connection, Volume, connection_options, volume_options
+from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.parameters import SIZE
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size
 from bucketry.errors import BucketryError
 from bucketry.serve import event_loop
-from bucketry.serve.control import ControlClient
+from bucketry.serve.control_client import ControlClient
 from bucketry.serve.runtime import files_of
 from bucketry.settings import BucketSettings, VolumeSettings
 

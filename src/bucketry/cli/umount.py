@@ -9,12 +9,11 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import SECONDS, directory_argument
+from bucketry.cli.parameters import SECONDS, directory_argument
 from bucketry.cli.progress import Update, progress
 from bucketry.core.units import format_size
 from bucketry.errors import BucketryError, Closed, NotFound, Unavailable, Unfinished
-from bucketry.serve.cleanup import clean_up_after
-from bucketry.serve.control import ControlClient, ask
+from bucketry.serve.control_client import ControlClient, ask
 from bucketry.serve.mounts import FUSE_TYPE, find_mount, take_away
 from bucketry.serve.runtime import State, files_of, find_state, real_mount_point
 
@@ -44,6 +43,8 @@ def umount(directory: Path, timeout: float | None) -> None:
         _take_away_orphan(mount_point)
         raise NotFound(f"nothing of bucketry is mounted on {directory}")
     if not state.alive:
+        from bucketry.serve.cleanup import clean_up_after  # rare, and an umount should start quickly
+
         clean_up_after(state)
         raise BucketryError(_gone(mount_point))
     _stop(state, None if timeout is None else time.monotonic() + timeout)

@@ -4,7 +4,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, connection_options, url_argument
+from bucketry.cli.options import Connection, connection_options
+from bucketry.cli.parameters import url_argument
 from bucketry.errors import BucketryError
 from bucketry.serve import event_loop
 

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +50,8 @@ def find_mount(mount_point: str) -> Mount | None:
 def take_away(mount_point: str) -> None:
     """Unmount what is on ``mount_point`` at once, whoever still uses it. For mounts whose process has gone.
     Raises Unsupported with what the program says when that fails."""
+    import subprocess  # rare, and commands that only look at the table should start quickly
+
     argv = (
         ["umount", "--lazy", mount_point] if os.geteuid() == 0 else ["fusermount3", "-u", "-z", mount_point]
     )

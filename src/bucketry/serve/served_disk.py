@@ -18,7 +18,8 @@ from pathlib import Path
 from bucketry.core.units import format_size
 from bucketry.disk.interface import Device
 from bucketry.errors import BucketryError, Busy, Invalid, Unfinished
-from bucketry.serve.control import Answer, ControlServer
+from bucketry.serve.control import ControlServer
+from bucketry.serve.control_client import Answer
 from bucketry.serve.event_loop import become_io_flusher, settle_memory
 from bucketry.serve.figures import dirty_bytes
 from bucketry.serve.fuse import FuseSession
