@@ -124,6 +124,8 @@ class BucketSettings:
     sse: str | None = None
     sse_key_id: str | None = None
     storage_class: str | None = None
+    #: Names and values that S3 keeps beside every object that is put, for costs, rules and rights.
+    tags: tuple[tuple[str, str], ...] = ()
     #: One attempt of one request, as s3backer's --timeout.
     timeout_seconds: float = 30.0
     connect_timeout_seconds: float = 5.0
@@ -291,8 +293,8 @@ class UploadSettings:
     #: Up to this size in one put: two parts of half of it would be seven requests, and no faster.
     whole_max_bytes: int = 16 << 20
     #: Of one part, while 10,000 of them are enough. Large enough that a request's own time does not count,
-    #: small enough to be repeated, to arrive within the limit of time on a slow line, and for the last ones not
-    #: to be waited for.
+    #: small enough to be repeated, to arrive within the limit of time on a slow line, and for the last ones
+    #: not to be waited for.
     part_size_bytes: int = 8 << 20
     #: For parts under way of one file: sixteen of them fill 10 Gbit/s at the 100 MB/s that S3 gives one.
     memory_bytes: int = 128 << 20
@@ -317,8 +319,8 @@ class FilesSettings:
     cache_dir: Path | None = None
     #: No directory that stays: a temporary one, removed with the file system.
     private_cache: bool = False
-    #: Everything but the plain files lies in ``.bucketry`` in the directory; or, for who lists the directory and
-    #: expects nothing else there, beside it, in ``.<its name>.bucketry``.
+    #: Everything but the plain files lies in ``.bucketry`` in the directory; or, for who lists the directory
+    #: and expects nothing else there, beside it, in ``.<its name>.bucketry``.
     cache_state_beside: bool = False
     #: What the cache may take on the local disk. Little enough for the root disk of a small VM.
     cache_size_bytes: int = 4 << 30

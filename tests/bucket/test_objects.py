@@ -6,6 +6,8 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -91,12 +93,13 @@ async def test_conditions() -> None:
 
 
 async def test_storage_options() -> None:
-    """Encryption by the store and the storage class go with every put."""
-    settings = {
+    """Encryption by the store, the storage class and tags go with every put."""
+    settings: dict[str, Any] = {
         "sse": "aws:kms",
         "sse_key_id": "the-key",
         "storage_class": "STANDARD_IA",
         "region": "eu-north-1",
+        "tags": (("team", "a & b"), ("empty", "")),
     }
     with serve(lambda _: _OBJECT) as server:
         async with _bucket(server, **settings) as bucket:
@@ -105,6 +108,10 @@ async def test_storage_options() -> None:
     assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
     assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "the-key"
     assert request.headers["x-amz-storage-class"] == "STANDARD_IA"
+    assert parse_qs(request.headers["x-amz-tagging"], keep_blank_values=True) == {
+        "team": ["a & b"],
+        "empty": [""],
+    }
     assert "/eu-north-1/s3/" in request.headers["authorization"]
 
 

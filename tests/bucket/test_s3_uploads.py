@@ -87,7 +87,12 @@ async def test_what_goes_over_the_wire() -> None:
     completion the condition, the tags and the checksums."""
     with serve(_obliging) as server:
         async with _bucket(
-            server, storage_class="STANDARD_IA", sse="aws:kms", sse_key_id="key-1", region="eu-west-1"
+            server,
+            storage_class="STANDARD_IA",
+            sse="aws:kms",
+            sse_key_id="key-1",
+            region="eu-west-1",
+            tags=(("team", "a & b"), ("empty", "")),
         ) as bucket:
             upload_id = await bucket.create_upload(
                 "some/kéy",
@@ -108,6 +113,7 @@ async def test_what_goes_over_the_wire() -> None:
         "x-amz-server-side-encryption": "aws:kms",
         "x-amz-server-side-encryption-aws-kms-key-id": "key-1",
         "x-amz-checksum-algorithm": "CRC32C",
+        "x-amz-tagging": "team=a+%26+b&empty=",
     }.items() <= begin.headers.items()
     assert "/eu-west-1/s3/" in begin.headers["authorization"]
     assert (put.method, put.body) == ("PUT", b"hello")

@@ -85,6 +85,7 @@ def test_connection_options_reach_the_settings(tmp_path: Path) -> None:
         *["--anonymous", "--profile", "n", "--sse", "aws:kms", "--sse-key-id", "k", "--storage-class", "c"],
         *["--ca-file", str(file), "--insecure", "--virtual-host", "--timeout", "2.5"],
         *["--upload-limit", "1M", "--download-limit", "2M"],
+        *["--tag", "team=a=b", "--tag", "empty"],
     ).connection
     assert connection.settings("s3://b") == BucketSettings(
         url="s3://b",
@@ -101,6 +102,7 @@ def test_connection_options_reach_the_settings(tmp_path: Path) -> None:
         sse="aws:kms",
         sse_key_id="k",
         storage_class="c",
+        tags=(("team", "a=b"), ("empty", "")),
         timeout_seconds=2.5,
         limits=LimitSettings(upload_bytes_per_second=1 << 20, download_bytes_per_second=2 << 20),
     )

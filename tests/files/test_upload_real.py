@@ -25,6 +25,7 @@ from bucketry.testing.s3_server import Credentials, FaultRates, S3Server, Servic
 from servers.azurite import Azurite
 from servers.gcs import Gcs
 from servers.moto import Moto
+from servers.s3 import Buckets
 from servers.seaweed import Seaweed
 
 KEY = Credentials("AKIDUPLOAD", Secret("not a secret: for the loopback interface"))
@@ -212,6 +213,31 @@ async def test_on_seaweed(seaweed: Seaweed, large: Path, tmp_path: Path) -> None
             await asyncio.gather(task, return_exceptions=True)
             assert [page async for page in bucket.list_uploads()] == []
             await bucket.delete("cancelled")
+
+
+@pytest.mark.system
+async def test_tags_and_storage_class(seaweed: Seaweed, large: Path, tmp_path: Path) -> None:
+    """What every object is to be put with goes with one put and with parts alike, and the store keeps it."""
+    name = seaweed.make_bucket()
+    (tmp_path / "small").write_bytes(b"x")
+    bucket, _ = stacked(
+        BucketSettings(
+            url=f"s3://{name}",
+            endpoint=seaweed.endpoint,
+            access_file=seaweed.access_file(tmp_path / "keys"),
+            storage_class="STANDARD_IA",
+            tags=(("team", "a b+c"), ("empty", "")),
+        )
+    )
+    await upload(bucket, "large", large, settings=SETTINGS)
+    await upload(bucket, "small", tmp_path / "small", settings=SETTINGS)
+    await bucket.close()
+    client = Buckets(seaweed.endpoint, seaweed.access_key, seaweed.secret_key).client
+    for key in ("large", "small"):
+        tags = client.get_object_tagging(Bucket=name, Key=key)["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "a b+c", "empty": ""}
+        assert client.head_object(Bucket=name, Key=key)["StorageClass"] == "STANDARD_IA"
+    client.close()
 
 
 @pytest.mark.system

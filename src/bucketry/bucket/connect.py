@@ -6,7 +6,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
@@ -38,6 +38,9 @@ _DEFAULT_REGION = "us-east-1"
 #: The layer above owns retries.
 _NO_RETRIES: "RetryConfig" = {"max_retries": 0}
 _SSE = ("AES256", "aws:kms")
+#: S3's: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
+_TAGS_MAX = 10
+_TAG_NAME_MAX, _TAG_VALUE_MAX = 128, 256
 #: In one put. Google takes 5 TiB, but not in one request that may be repeated; Azure 5,000 MiB.
 _NO_PARTS = UploadLimits(
     put_size_max_bytes=5000 << 20,
@@ -88,6 +91,7 @@ def connect(settings: BucketSettings) -> Bucket:
         upload_limits=limits,
         make_uploads=make_uploads,
         put_attributes={"Storage-Class": settings.storage_class} if settings.storage_class else {},
+        put_tags=dict(settings.tags),
     )
 
 
@@ -99,6 +103,7 @@ def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
         "server-side encryption": settings.sse or settings.sse_key_id,
         "a session token": settings.session_token,
         "a credential provider": settings.credential_provider,
+        "a tag": settings.tags or None,
     }
     if location.scheme in ("file", "memory"):
         given |= {
@@ -150,6 +155,9 @@ def _s3_place(settings: BucketSettings, location: Location, environment: Mapping
         if settings.sse != "aws:kms":
             raise Invalid("a key id for server-side encryption goes with aws:kms only")
         arguments["SSEKMSKeyId"] = settings.sse_key_id
+    if settings.tags:
+        _check_tags(settings.tags)
+        arguments["Tagging"] = urlencode(settings.tags)
     return S3Place(
         bucket_name=location.bucket_name,
         endpoint=endpoint,
@@ -163,6 +171,18 @@ def _s3_place(settings: BucketSettings, location: Location, environment: Mapping
         connections_max=settings.limits.requests_max,
         put_arguments=arguments,
     )
+
+
+def _check_tags(tags: tuple[tuple[str, str], ...]) -> None:
+    if len(tags) > _TAGS_MAX or len(dict(tags)) < len(tags):
+        raise Invalid(f"an object has at most {_TAGS_MAX} tags, each with a name of its own")
+    for name, value in tags:
+        if not 1 <= len(name) <= _TAG_NAME_MAX or len(value) > _TAG_VALUE_MAX:
+            raise Invalid(
+                f"tag {name[:40]!r}: a name has 1 to {_TAG_NAME_MAX} characters, a value {_TAG_VALUE_MAX}"
+            )
+        if not (name + value).isprintable():
+            raise Invalid(f"tag {name[:40]!r} has a control or invisible character")
 
 
 def _s3_store(settings: BucketSettings, place: S3Place, environment: Mapping[str, str]) -> S3Store:

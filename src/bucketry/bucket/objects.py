@@ -84,9 +84,9 @@ DIALECTS = {
 
 
 class ObjectsBucket:
-    """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names
-    (Storage-Class). ``make_uploads`` is given what tells whether an object exists, and makes what uploads in
-    parts; None where there are none, which ``upload_limits`` then say."""
+    """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names (Storage-Class),
+    and so do ``put_tags``. ``make_uploads`` is given what tells whether an object exists, and makes what
+    uploads in parts; None where there are none, which ``upload_limits`` then say."""
 
     def __init__(
         self,
@@ -98,11 +98,13 @@ class ObjectsBucket:
         upload_limits: UploadLimits,
         make_uploads: Callable[[Callable[[str], bool]], S3Uploads] | None = None,
         put_attributes: Mapping[str, str] = MappingProxyType({}),
+        put_tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._url = url
         self._dialect = dialect
         self._put_attributes = put_attributes
+        self._put_tags = dict(put_tags) or None
         self._threads = Threads(url, threads_count_max)
         self._upload_limits = upload_limits
         self._uploads = None if make_uploads is None else make_uploads(self._exists)
@@ -318,6 +320,7 @@ class ObjectsBucket:
                 key,
                 data,
                 attributes=self._client_attributes(attributes),
+                tags=self._put_tags,
                 mode=mode,
                 # Several parts would make a conditional put an unconditional one.
                 use_multipart=False,

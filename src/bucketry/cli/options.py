@@ -47,6 +47,7 @@ class Connection:
     sse: str | None
     sse_key_id: str | None
     storage_class: str | None
+    tag: tuple[str, ...]
     ca_file: Path | None
     insecure: bool
     path_style: bool | None
@@ -71,6 +72,7 @@ class Connection:
             sse=self.sse,
             sse_key_id=self.sse_key_id,
             storage_class=self.storage_class,
+            tags=tuple((name, value) for name, _, value in (tag.partition("=") for tag in self.tag)),
             timeout_seconds=self.timeout,
             limits=LimitSettings(
                 upload_bytes_per_second=self.upload_limit, download_bytes_per_second=self.download_limit
@@ -227,6 +229,7 @@ connection_options = _group(
         _bucket("--sse", type=click.Choice(["AES256", "aws:kms"]), help="Server-side encryption."),
         _bucket("--sse-key-id", metavar="ID", help="The key for aws:kms."),
         _bucket("--storage-class", metavar="CLASS", help="Storage class of new objects."),
+        _bucket("--tag", multiple=True, metavar="NAME=VALUE", help="Tag of new objects (S3); up to ten."),
         _bucket("--ca-file", type=EXISTING_FILE, metavar="FILE", help="Certificates to trust (PEM)."),
         _bucket("--insecure", is_flag=True, help="Do not check the server's certificate."),
         _bucket(
