@@ -4,7 +4,7 @@ local file, in one run.
     PYTHONPATH=tests python -m bench.files [--rounds 3] [--mib 128]
 
 The server is our own in memory, in a process of its own, 0 and 20 ms away. Peers take turns; shown are
-medians. Cached reads are told in processor time, for they wait for nothing.
+medians. Processor time is that of the reading process alone.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -42,7 +43,8 @@ _AT_ONCE = 16
 _CACHED_READS = 3000
 _COLD_READS = 256
 
-Figures = dict[tuple[str, str], list[float]]
+#: By part and peer, of each round: microseconds, and those of processor time.
+Figures = dict[tuple[str, str], list[tuple[float, float]]]
 
 
 class Bench:
@@ -114,21 +116,17 @@ class Bench:
                 ("32 KiB", 32768, _CACHED_READS),
                 ("1 MiB", 1 << 20, _CACHED_READS // 20),
             ):
-                offsets = [Random(1).randrange(self._size_bytes // length) * length for _ in range(count)]
-                offsets = [
-                    offset * 7919 % (self._size_bytes - length) // 4096 * 4096 for offset in range(count)
-                ]
+                random, pages = Random(1), (self._size_bytes - length) // 4096
+                offsets = [random.randint(0, pages) * 4096 for _ in range(count)]
                 buffer = memoryview(bytearray(length))
-                started = time.thread_time()
-                for offset in offsets:
-                    if not opened.read_nowait(offset, buffer):
-                        raise AssertionError("all of it is cached")
-                self._note(f"cached read of {name}", "bucketry", time.thread_time() - started, count)
+                with self._timed(f"cached read of {name}", "bucketry", count):
+                    for offset in offsets:
+                        if not opened.read_nowait(offset, buffer):
+                            raise AssertionError("all of it is cached")
                 file = os.open(self._directory / "local", os.O_RDONLY)
-                started = time.thread_time()
-                for offset in offsets:
-                    os.preadv(file, [buffer], offset)
-                self._note(f"cached read of {name}", "local file", time.thread_time() - started, count)
+                with self._timed(f"cached read of {name}", "pread of a local file", count):
+                    for offset in offsets:
+                        os.preadv(file, [buffer], offset)
                 os.close(file)
             opened.close()
 
@@ -143,56 +141,54 @@ class Bench:
 
         def work(reader: ObjectReader) -> None:
             opened = self.run(reader.open(_KEY, _KEY))
-            with ThreadPoolExecutor(at_once) as executor:
-                started = time.perf_counter()
+            with ThreadPoolExecutor(at_once) as executor, self._timed(part, "bucketry", len(offsets)):
                 list(executor.map(lambda at: self.read(opened, at, memoryview(bytearray(4096))), offsets))
-                self._note(part, "bucketry", time.perf_counter() - started, len(offsets))
             opened.close()
 
         self.with_reader("ranges", work)
         for name, length in (("bare obstore loop, 4 KiB", 4096), ("bare obstore loop, 128 KiB", 128 << 10)):
-            with ThreadPoolExecutor(at_once) as executor:
-                started = time.perf_counter()
+            with ThreadPoolExecutor(at_once) as executor, self._timed(part, name, len(offsets)):
                 list(
                     executor.map(lambda at, length=length: self._get(at // length * length, length), offsets)
                 )
-                self._note(part, name, time.perf_counter() - started, len(offsets))
 
     def cold_sequential(self, far: str) -> None:
-        """All of it, once; MiB each second."""
-        part = f"cold, all in order, {far}"
+        """All of it, once."""
+        part = f"cold, all in order, each MiB, {far}"
+        mib = self._size_bytes >> 20
 
         def whole(reader: ObjectReader) -> None:
-            started = time.perf_counter()
-            opened = self.run(reader.open(_KEY, _KEY))
-            self._note_rate(part, "bucketry, whole file on open", started)
+            with self._timed(part, "bucketry, whole file on open", mib):
+                opened = self.run(reader.open(_KEY, _KEY))
             opened.close()
 
         def ranges(reader: ObjectReader, step: int) -> None:
             buffer = memoryview(bytearray(step))
-            started = time.perf_counter()
-            opened = self.run(reader.open(_KEY, _KEY))
-            for offset in range(0, self._size_bytes, step):
-                self.read(opened, offset, buffer)
-            self._note_rate(part, f"bucketry, ranges by {step >> 10} KiB", started)
+            with self._timed(part, f"bucketry, ranges, reads of {step >> 10} KiB", mib):
+                opened = self.run(reader.open(_KEY, _KEY))
+                for offset in range(0, self._size_bytes, step):
+                    self.read(opened, offset, buffer)
             opened.close()
 
         self.with_reader("whole", whole)
         self.with_reader("ranges", lambda reader: ranges(reader, _STEP_BYTES))
         self.with_reader("ranges", lambda reader: ranges(reader, 32 << 10))
-        with ThreadPoolExecutor(_AT_ONCE) as executor:
-            started = time.perf_counter()
+        with (
+            ThreadPoolExecutor(_AT_ONCE) as executor,
+            self._timed(part, "bare obstore loop, 1 MiB, 16 at once", mib),
+        ):
             list(executor.map(lambda at: self._get(at, _STEP_BYTES), range(0, self._size_bytes, _STEP_BYTES)))
-            self._note_rate(part, "bare obstore loop, 1 MiB, 16 at once", started)
 
     def _get(self, start: int, length: int) -> int:
         return len(obstore.get_range(self._store, _KEY, start=start, length=length))
 
-    def _note(self, part: str, who: str, seconds: float, count: int) -> None:
-        self.figures[part, who].append(seconds / count * 1e6)
-
-    def _note_rate(self, part: str, who: str, started: float) -> None:
-        self.figures[part, who].append(self._size_bytes / (1 << 20) / (time.perf_counter() - started))
+    @contextmanager
+    def _timed(self, part: str, who: str, count: int) -> Iterator[None]:
+        """Note how long each of ``count`` takes, and how much processor time of this process."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        self.figures[part, who].append((wall / count * 1e6, cpu / count * 1e6))
 
 
 def main() -> None:
@@ -220,10 +216,10 @@ def main() -> None:
         finally:
             bench.close()
     print(f"{machine()}; load {before} before, {load()} after; {arguments.rounds} rounds\n")
-    print("| | who | median | |\n|---|---|---:|---|")
-    for (part, who), values in bench.figures.items():
-        unit = "MiB/s" if "in order" in part else "µs"
-        print(f"| {part} | {who} | {statistics.median(values):,.1f} | {unit} |")
+    print("| | who | µs | µs of processor time |\n|---|---|---:|---:|")
+    for (part, who), rounds in bench.figures.items():
+        wall, cpu = (statistics.median(values) for values in zip(*rounds, strict=True))
+        print(f"| {part} | {who} | {wall:,.1f} | {cpu:,.1f} |")
 
 
 if __name__ == "__main__":
