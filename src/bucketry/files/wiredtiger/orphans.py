@@ -80,6 +80,8 @@ def remove_orphans(
         now = _compare(place, list(report.orphans), session)
         with _BucketOf(connection, session, name, place, auth_token) as files:
             for orphan in now.orphans:
+                # As before a create: this is where another database's prefix is refused.
+                files.fs_directory_list(session, place.prefix, orphan.removeprefix(place.prefix))
                 files.fs_remove(session, orphan, 0)
         return list(now.orphans)
     finally:

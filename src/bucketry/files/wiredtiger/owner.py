@@ -79,7 +79,8 @@ class Ownership:
             self._compare(bucket, prefix, owner)
 
     def _compare(self, bucket: str, prefix: str, owner: dict[str, object]) -> None:
-        if owner.get("database") == self._state.database:
+        if self._is_ours(owner):
+            self._known.add(_place(bucket, prefix))
             return
         self._note(_place(bucket, prefix), owned=False)
         raise ForeignPrefix(
@@ -97,16 +98,19 @@ class Ownership:
             if place in self._known:
                 return
             owner = _read_marker(files, prefix)
-            if owner is not None and owner.get("database") != self._state.database and self._policy == "take":
+            if owner is not None and self._policy == "take" and not self._is_ours(owner):
                 files.remove(prefix + MARKER)
                 owner = None
+            if owner is not None:
+                self._compare(bucket, prefix, owner)
+                return
             # Written before it is put: should we die in between, the marker must be ours at the next start.
             self._note(place, owned=True)
-            if owner is None:
-                self._put(bucket, files, prefix)
-            else:
-                self._compare(bucket, prefix, owner)
+            self._put(bucket, files, prefix)
             self._known.add(place)
+
+    def _is_ours(self, owner: dict[str, object]) -> bool:
+        return owner.get("database") == self._state.database
 
     def _put(self, bucket: str, files: FileSystem, prefix: str) -> None:
         marker = {

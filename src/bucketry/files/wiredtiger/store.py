@@ -85,11 +85,14 @@ class Store:
         path = self._home / source
         prefix = prefix_of(source, name)
         if prefix is not None:
+            # Too late to refuse the table, and nothing is overwritten: the upload itself decides. What else
+            # goes wrong with the marker is tried again by the next flush.
             try:
-                self.patiently(f"{name}: naming the owner", lambda: files.claim(prefix))
+                files.claim(prefix)
             except ForeignPrefix as error:
-                # Too late to refuse the table, and nothing is overwritten: the upload itself decides.
-                self._say(ERROR, str(error))
+                self._say(ERROR, _shown(error))
+            except OSError as error:
+                self._say(WARNING, f"{prefix}: the owner could not be named: {_shown(error)}")
         if not self._options.idempotent and files.exist(name):
             raise FileExistsError(errno.EEXIST, f"{name}: File exists")
         try:
