@@ -134,7 +134,8 @@ class Store:
         def trouble(error: OSError, pause: float) -> None:
             nonlocal begun
             if not begun:
-                self._say(WARNING, f"{what}: {_shown(error)}; trying on for {limit:.0f} s")
+                # An error, so that it is heard at every level: the database may stand still for a while.
+                self._say(ERROR, f"{what}: {_shown(error)}; trying on for {limit:.0f} s")
             begun = True
 
         limit = self._options.patience_seconds if seconds is None else seconds
