@@ -834,11 +834,12 @@ async def test_a_process_that_is_stopped_while_it_stores(
     assert reader.statistics()["stored_blocks"] == 0
 
 
-async def test_a_file_larger_than_the_cache(place: Place) -> None:
-    """In whole mode a file that does not fit is read by ranges."""
+@pytest.mark.parametrize("limit", [3 * BLOCK_BYTES, SIZE + 50_000])
+async def test_a_file_larger_than_the_cache(place: Place, limit: int) -> None:
+    """In whole mode a file that does not fit, or would only just, is read by ranges."""
     data = content(SIZE)
     await place.put("a", data)
-    reader = place.reader(place.cache(3 * BLOCK_BYTES), mode="whole")
+    reader = place.reader(place.cache(limit), mode="whole")
     assert await fetched(reader, "a") == data
     assert not (place.directory / "a").exists()
 

@@ -52,6 +52,9 @@ _log = logging.getLogger(__name__)
 #: The first request of an open, in blocks: all of most small files where they are wanted whole, the first
 #: block where a file is read by ranges.
 _FIRST_BLOCKS = {"whole": WHOLE_RUN_BLOCKS, "auto": 4, "ranges": 1}
+#: A file that takes more of the cache than that is not fetched whole: room is made with some slack, and it
+#: would be evicted by its own end.
+WHOLE_SHARE_MAX = 0.9
 #: An object that changes while it is opened is opened anew so often; one that changes all the time is an
 #: error.
 _OPEN_ATTEMPTS = 3
@@ -234,7 +237,7 @@ class ObjectReader:
     def _is_whole(self, version: ObjectVersion) -> bool:
         mode = self._settings.mode
         size_bytes = version.size_bytes
-        if version.entry is None or size_bytes > self._cache.size_bytes:
+        if version.entry is None or size_bytes > WHOLE_SHARE_MAX * self._cache.size_bytes:
             return False
         return mode == "whole" or (mode == "auto" and size_bytes <= self._settings.whole_max_bytes)
 
