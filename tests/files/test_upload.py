@@ -12,8 +12,10 @@ from random import Random
 import pytest
 
 from bucketry.bucket.interface import (
+    NO_ATTRIBUTES,
     Attributes,
     Bucket,
+    BytesLike,
     Condition,
     OpenUpload,
     Part,
@@ -459,6 +461,92 @@ def test_of_sixteen_that_upload_different_things_one_wins(size: int, tmp_path: P
     run()
 
 
+class Unconditional(MemoryBucket):
+    """A store that answers 501 to conditions."""
+
+    async def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        attributes: Attributes = NO_ATTRIBUTES,
+        condition: Condition = None,
+        priority: Priority = Priority.UPLOAD,
+    ) -> str:
+        if condition is not None:
+            raise Unsupported(f"object {key}: HTTP 501 (NotImplemented)")
+        return await super().put(key, data, attributes=attributes)
+
+
+@pytest.mark.logs("does not put on condition")
+def test_a_store_without_conditional_puts_is_looked_at(small: Path, tmp_path: Path) -> None:
+    """What is there is found before, and what replaced ours right after; the same content is success."""
+    (tmp_path / "other").write_bytes(OTHER[:100])
+
+    @on_virtual_time
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = Unconditional(store)
+        assert not (await send(bucket, small)).was_there
+        assert (await send(bucket, small)).was_there
+        with pytest.raises(AlreadyExists):
+            await send(bucket, tmp_path / "other")
+        await check_object(store, SMALL)
+        await bucket.delete("dir/key")
+        below = FaultyBucket(bucket)
+        hold = below.hold(operation="put", applied=True)
+        hold.release()
+        after = below.hold(operation="head", applied=False)
+        task = asyncio.create_task(send(below, small))
+        await after.wait_arrived()
+        await MemoryBucket(store).put("dir/key", b"theirs")
+        after.release()
+        with pytest.raises(AlreadyExists):
+            await task
+        assert (await bucket.get("dir/key")).data == b"theirs"
+
+    run()
+
+
+@on_virtual_time
+async def test_what_else_is_unsupported_stays_so(small: Path) -> None:
+    """A put that the store refuses with and without a condition is Unsupported."""
+    below = FaultyBucket(MemoryBucket())
+    below.plan(Fail(Unsupported), operation="put", times=10)
+    with pytest.raises(Unsupported):
+        await send(below, small)
+    assert [request.operation for request in below.requests].count("put") == 2
+
+
+def test_who_is_cancelled_while_a_file_is_opened_leaves_no_descriptor(large: Path, tmp_path: Path) -> None:
+    """Whenever that is: what a thread obtains too late, it gives back."""
+
+    def count_descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def run() -> None:
+        records = UploadRecords(tmp_path / "records")
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(int)
+        before = count_descriptors()
+        for turns in range(30):
+            task = loop.create_task(
+                upload(MemoryBucket(), "dir/key", large, settings=SETTINGS, records=records)
+            )
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await loop.shutdown_default_executor()
+        await asyncio.sleep(0)
+        assert count_descriptors() == before
+        held = records.hold("memory://anonymous", "dir/key")
+        assert held is not None
+        held.end()
+
+    asyncio.run(run())
+
+
 class Careless(MemoryBucket):
     """A store that takes no notice of the condition of a completion."""
 
@@ -616,6 +704,7 @@ def test_a_killed_upload_of_another_file_is_aborted(large: Path, tmp_path: Path)
     run(OTHER)
     run(LARGE[: 3 * PART])
     run(LARGE + b"more")
+    run(SMALL)
 
 
 @pytest.mark.logs("are left until it is uploaded again")

@@ -28,7 +28,7 @@ import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -50,6 +50,7 @@ from bucketry.errors import (
     NotFound,
     PreconditionFailed,
     Unavailable,
+    Unsupported,
     UploadGone,
 )
 from bucketry.files.local_file import SUM_CHUNK_BYTES, LocalFile
@@ -131,7 +132,7 @@ async def upload(
     what blocks.
     """
     wishes = UploadSettings() if settings is None else settings
-    file = await offload(lambda: LocalFile(source))
+    file = await _obtained(offload(lambda: LocalFile(source)), LocalFile.close)
     try:
         plan = plan_upload(
             file.size_bytes,
@@ -143,6 +144,7 @@ async def upload(
         if plan.part_size_bytes is None:
             work = _upload_whole(bucket, key, file, plan, attributes or Attributes(), priority, offload)
             uploaded = await work
+            await _forget_left(bucket, key, records, priority, offload)
             if progress is not None:
                 progress(uploaded.size_bytes)
             return uploaded
@@ -169,15 +171,15 @@ async def sweep(
         return 0
     aborted_count = 0
     if records is not None:
-        for held in await offload(lambda: list(records.left_behind(bucket.url))):
-            found = held.found
-            try:
-                if found is not None and found.key.startswith(prefix):
-                    await bucket.abort_upload(found.key, found.upload_id)
+        with ExitStack() as stack:
+            left = await _obtained(offload(lambda: list(records.left_behind(bucket.url))), _end_all)
+            for held in left:
+                stack.callback(held.end)
+            for held in left:
+                if held.found is not None and held.found.key.startswith(prefix):
+                    await bucket.abort_upload(held.found.key, held.found.upload_id)
                     held.is_needed = False
                     aborted_count += 1
-            finally:
-                held.end()
     stale = [
         (opened.key, opened.upload_id)
         async for page in bucket.list_uploads(prefix=prefix)
@@ -206,13 +208,59 @@ async def _upload_whole(
                 key, data, attributes=summed.attributes, condition=IfAbsent(), priority=priority
             )
         except AlreadyExists:
-            found = await _find_same(bucket, key, file, summed, offload)
-            if found is not None:
-                return found
-            # It was removed meanwhile.
-            continue
-        return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
+            etag = None
+        except Unsupported:
+            # Perhaps it is the condition that the store does not know. What it is else, the second put says.
+            etag = await _put_after_looking(bucket, key, data, summed, priority)
+        if etag is not None:
+            return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
+        found = await _find_same(bucket, key, file, summed, offload)
+        if found is not None:
+            return found
+        # It was removed meanwhile.
     raise Unavailable(f"{bucket.url}: object {key} comes and goes while it is uploaded")
+
+
+async def _put_after_looking(
+    bucket: Bucket, key: str, data: bytes, summed: _Summed, priority: Priority
+) -> str | None:
+    """For stores without conditional puts: look, put, look again. None when an object is there that is not
+    the one that was put here."""
+    with suppress(_AbsentError):
+        await _look(bucket, key)
+        return None
+    etag = await bucket.put(key, data, attributes=summed.attributes, priority=priority)
+    _log.warning(
+        "%s does not put on condition that a key is free: of two who put the same key at the same moment "
+        "both may be told that they did",
+        bucket.url,
+    )
+    with suppress(_AbsentError):
+        if (await _look(bucket, key)).etag == etag:
+            return etag
+    return None
+
+
+async def _forget_left(
+    bucket: Bucket, key: str, records: UploadRecords | None, priority: Priority, offload: Offload
+) -> None:
+    """A killed upload of an earlier, larger file of this name may have been left."""
+    if records is None:
+        return
+    try:
+        held = await _obtained(offload(lambda: records.hold(bucket.url, key, create=False)), _end_held)
+    except OSError:
+        return
+    if held is None:
+        return
+    try:
+        if held.found is not None:
+            await bucket.abort_upload(key, held.found.upload_id, priority=priority)
+        held.is_needed = False
+    except BucketryError as error:
+        _log.info("%s: parts of %s are left until they are swept up: %s", bucket.url, key, error)
+    finally:
+        held.end()
 
 
 class _LargeUpload:
@@ -451,7 +499,10 @@ class _LargeUpload:
         held = None
         if records is not None:
             try:
-                held = await self._offload(lambda: records.hold(self._bucket.url, self._key))
+                held = await _obtained(
+                    self._offload(lambda: records.hold(self._bucket.url, self._key)),
+                    _end_held,
+                )
             except OSError as error:
                 _log.warning("uploads to %s are not remembered: %s", self._bucket.url, error)
         held = held or HeldRecord(None, -1, None)
@@ -571,6 +622,28 @@ def _with_part_size(plan: UploadPlan, part_size_bytes: int, bucket: Bucket) -> U
         and changed.part_count <= limits.parts_max
     )
     return changed if is_possible else plan
+
+
+async def _obtained(work: Coroutine[Any, Any, _T], give_back: Callable[[_T], object]) -> _T:
+    """What the work in a thread obtains. Who is cancelled meanwhile gives it back: the thread is not."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(
+            lambda done: None if done.cancelled() or done.exception() else give_back(done.result())
+        )
+        raise
+
+
+def _end_held(held: HeldRecord | None) -> None:
+    if held is not None:
+        held.end()
+
+
+def _end_all(left: Iterable[HeldRecord]) -> None:
+    for held in left:
+        held.end()
 
 
 async def _all_or_none(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -70,11 +70,13 @@ class UploadRecords:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def hold(self, bucket_url: str, key: str) -> HeldRecord | None:
-        """The record of a key, locked; None while another upload to it is under way here. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def hold(self, bucket_url: str, key: str, *, create: bool = True) -> HeldRecord | None:
+        """The record of a key, locked; None while another upload to it is under way here, and where there is
+        none unless it is to be made. Raises OSError."""
+        if create:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = hashlib.sha256(f"{bucket_url}\0{key}".encode()).hexdigest()[:32]
-        held = _hold(self._directory / f"{name}{_SUFFIX}", create=True)
+        held = _hold(self._directory / f"{name}{_SUFFIX}", create=create)
         found = None if held is None else held.found
         if held is not None and found is not None and (found.bucket_url, found.key) != (bucket_url, key):
             # Two keys with one name do not happen by chance; somebody was here.
