@@ -1,6 +1,7 @@
 """The fsspec face: fsspec's own suites, and what is ours about it."""
 
 import gc
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from bucketry.files.fsspec_face import (
     BucketryS3FileSystem,
 )
 from bucketry.settings import RetrySettings
+from servers.seaweed import Seaweed
 
 
 @pytest.fixture
@@ -258,3 +260,59 @@ def test_local_files_come_and_go(fs: BucketryFileSystem, tmp_path: Path) -> None
     with (tmp_path / "open").open("wb") as file:
         fs.get_file("tree/deep/a", file)
     assert (tmp_path / "open").stat().st_size == 100_000
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def lake(seaweed: Seaweed) -> str:
+    return seaweed.make_bucket()
+
+
+class SeaweedFixtures(Fixtures):
+    """The bucket in the path, on a real server. Patterns are left out, a hundred of them: fsspec matches them
+    against names by itself, and the names are the same."""
+
+    @pytest.fixture
+    def fs(self, seaweed: Seaweed) -> Iterator[BucketryFileSystem]:
+        fs = BucketryS3FileSystem(
+            endpoint_url=seaweed.endpoint, key=seaweed.access_key, secret=seaweed.secret_key
+        )
+        yield fs
+        fs.close()
+
+    @pytest.fixture
+    def fs_path(self, lake: str) -> str:
+        return f"{lake}/{next(_numbers)}"
+
+
+@pytest.mark.system
+class TestCopyOnSeaweed(SeaweedFixtures, abstract.AbstractCopyTests):  # type: ignore[misc]
+    """fsspec's own."""
+
+    test_copy_glob_edge_cases = None
+
+
+@pytest.mark.system
+class TestGetOnSeaweed(SeaweedFixtures, abstract.AbstractGetTests):  # type: ignore[misc]
+    """fsspec's own."""
+
+    test_get_glob_edge_cases = None
+
+
+@pytest.mark.system
+class TestPutOnSeaweed(SeaweedFixtures, abstract.AbstractPutTests):  # type: ignore[misc]
+    """fsspec's own."""
+
+    test_put_glob_edge_cases = None
+
+
+@pytest.mark.system
+class TestOpenOnSeaweed(SeaweedFixtures, abstract.AbstractOpenTests):  # type: ignore[misc]
+    """fsspec's own."""
+
+
+@pytest.mark.system
+class TestPipeOnSeaweed(SeaweedFixtures, abstract.AbstractPipeTests):  # type: ignore[misc]
+    """fsspec's own."""
