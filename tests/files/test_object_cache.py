@@ -15,7 +15,7 @@ import pytest
 from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.cache_room import USED_STEP_SECONDS
 from bucketry.core.pieces import encode, sum_pieces
-from bucketry.files.byte_locks import lock
+from bucketry.files.byte_locks import lock, try_lock, unlock
 from bucketry.files.cache_entry import CacheEntry
 from bucketry.files.object_cache import ObjectCache, ScrubReport
 from files.reading import content, cut, data_file, flip, map_file
@@ -336,6 +336,23 @@ def test_many_processes_keep_one_limit(caches: Caches) -> None:
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert after <= before
+
+
+def test_who_evicts_has_his_turn(caches: Caches) -> None:
+    """While somebody waits to evict, nobody else begins to store; so it does not matter how many do."""
+    cache = caches.cache()
+    path = caches.directory / ".bucketry" / "lock"
+    with cache._storing(), path.open("r+b") as looking:
+        thread = threading.Thread(target=cache.remove, args=(STORE, "a"))
+        thread.start()
+        while try_lock(looking.fileno(), 2, shared=True):
+            unlock(looking.fileno(), 2)
+        with pytest.raises(TimeoutError):
+            lock(looking.fileno(), 2, shared=True, patience_seconds=0.01)
+    thread.join()
+    with cache._storing():
+        pass
+    assert cache.counts.local_errors == 0
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ from bucketry.core.cache_map import (
 from bucketry.core.cache_room import Candidate, leave_in_order, target_bytes
 from bucketry.core.pieces import Pieces, decode
 from bucketry.errors import BucketryError, Closed, Corrupt
-from bucketry.files.byte_locks import lock, locked, try_lock
+from bucketry.files.byte_locks import lock, locked, try_lock, unlock
 from bucketry.files.cache_counts import CacheCounts
 from bucketry.files.cache_entry import CacheEntry
 
@@ -61,9 +61,13 @@ STATE_NAME = ".bucketry"
 _DIRECTORY_MODE = 0o755
 _STATE_MODE = 0o700
 _FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: Bytes of the lock file: who changes the account, who stores (shared) or evicts, and one for each key above.
+#: Of the account: who changes it.
 _ACCOUNT_BYTE = 0
+#: Of the lock file: who stores (shared) or evicts, and the way to that lock (those who evict would never have
+#: their turn while others come and go).
 _STORE_BYTE = 1
+_TURN_BYTE = 2
+#: And from here on one for each key.
 _KEY_BYTES = 1 << 20
 #: The byte of a map that everybody locks, shared, who has it open.
 _OPEN_BYTE = 0
@@ -458,7 +462,9 @@ class ObjectCache:
             raise Closed(f"the cache in {self.directory} is closed")
         file = self._open_lock()
         try:
+            lock(file, _TURN_BYTE, shared=True)
             lock(file, _STORE_BYTE, shared=True)
+            unlock(file, _TURN_BYTE)
             yield
         finally:
             os.close(file)
@@ -468,6 +474,7 @@ class ObjectCache:
         """Nobody stores or evicts meanwhile."""
         file = self._open_lock()
         try:
+            lock(file, _TURN_BYTE)
             lock(file, _STORE_BYTE)
             yield
         finally:
