@@ -49,6 +49,7 @@ class TestMemory(FilesContract):
         del _stores[name]
 
 
+@pytest.mark.slow
 class TestDirectory(FilesContract):
     """file://"""
 
@@ -116,6 +117,7 @@ def own_server() -> Iterator[S3Server]:
         yield server
 
 
+@pytest.mark.slow
 class TestOwnServer(FilesContract):
     """s3:// on our own server, which verifies every signature."""
 

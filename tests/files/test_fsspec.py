@@ -134,7 +134,7 @@ def test_an_exception_while_writing_leaves_nothing(fs: BucketryFileSystem) -> No
 
 def test_reading_a_file(fs: BucketryFileSystem) -> None:
     """Seek, read, readinto, lines, and the end; a closed one refuses."""
-    content = b"".join(b"line %d\n" % n for n in range(10_000))
+    content = b"".join(b"line %d\n" % n for n in range(1000))
     fs.pipe_file("lines", content)
     with fs.open("lines") as file:
         assert file.read(6) == b"line 0"
@@ -146,7 +146,7 @@ def test_reading_a_file(fs: BucketryFileSystem) -> None:
         assert file.readinto(buffer) == 4
         assert file.readinto(buffer) == 0
         file.seek(0)
-        assert sum(1 for _ in file) == 10_000
+        assert sum(1 for _ in file) == 1000
     with pytest.raises(ValueError, match="closed"):
         file.read(1)
     assert fs.cat_file("lines", 5, 7) == content[5:7]

@@ -1,15 +1,14 @@
-"""pandas, pyarrow and DuckDB over the fsspec face: cold and cached, with the requests that it takes."""
+"""pandas, pyarrow and DuckDB over the fsspec face: cold and cached, with the requests that it takes.
+
+They are imported by those tests that use them: that takes seconds, and the quick check collects this file,
+too.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import fsspec
-import pandas as pd
-import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.parquet as pq
 import pytest
 
 from bucketry.files.fsspec_face import BucketryFileSystem
@@ -27,6 +26,9 @@ URL = f"bucketry+s3://{FILE}"
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
     """Our own, because it counts requests; with one Parquet file of some MB in ten row groups."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with S3Server(ServiceSettings(credentials=(KEY,))) as server:
         server.make_bucket("lake")
         table = pa.table(
@@ -75,6 +77,8 @@ def gets(server: S3Server) -> int:
 
 def total(fs: BucketryFileSystem) -> dict[str, int]:
     """What DuckDB says of each city."""
+    import duckdb
+
     with duckdb.connect() as connection:
         connection.register_filesystem(fs)
         found = connection.sql(
@@ -109,6 +113,8 @@ def test_duckdb_cold_and_cached(server: S3Server, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("close_all")
 def test_pandas(server: S3Server, tmp_path: Path) -> None:
     """Reads and writes Parquet and CSV by URL."""
+    import pandas as pd
+
     how = options(server, tmp_path / "cache")
     frame = pd.read_parquet(URL, storage_options=how)
     assert (len(frame), frame["id"].sum()) == (ROWS, ROWS * (ROWS - 1) // 2)
@@ -123,6 +129,9 @@ def test_pandas(server: S3Server, tmp_path: Path) -> None:
 
 def test_pyarrow(server: S3Server) -> None:
     """A partitioned dataset is written and read back, filtered by its directories."""
+    import pyarrow.dataset
+    import pyarrow.parquet as pq
+
     fs = open_lake(server)
     table = pq.read_table(FILE, filesystem=fs)
     pyarrow.dataset.write_dataset(

@@ -201,7 +201,7 @@ def test_a_flush_is_never_wrong_about_the_local_file(
             files.flush("a", "a")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))])
 def test_everything_is_ended_while_everybody_works(home: Path, seed: int) -> None:
     """Handles, file systems and the source are closed by some threads while others use them: whoever works
     gets what is right, or EBADF, and all of them end."""
@@ -412,6 +412,7 @@ elif what == "forks":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "output"), [("forgets", "b'content'\n"), ("forks", "9\n9\nTrue\n")])
 def test_programs_that_end_as_they_please(home: Path, what: str, output: str) -> None:
     """One that terminates nothing ends quietly; in a forked child calls are refused instead of hanging, and
