@@ -734,8 +734,10 @@ async def test_entries_that_were_exchanged(place: Place) -> None:
         first.rename(aside)
         second.rename(first)
         aside.rename(second)
-    assert await fetched(place.reader(), "one") == one
-    assert await fetched(place.reader(), "other") == other
+    reader = place.reader(cache)
+    assert await fetched(reader, "one") == one
+    assert await fetched(reader, "other") == other
+    assert reader.statistics()["alien"] == 2
 
 
 @pytest.mark.logs("is not a file of this user")

@@ -216,8 +216,9 @@ class ObjectCache:
         os.close(file)
         return None
 
-    def find(self, store: str, key: str) -> CacheEntry | None:
-        """The entry of an object, open; None when there is none that can be used. Never fails."""
+    def find(self, store: str, key: str, *, again: bool = False) -> CacheEntry | None:
+        """The entry of an object, open; None when there is none that can be used. Never fails. ``again``: what
+        cannot be used has been counted and logged before."""
         entry_id = self.entry_id(store, key)
         map_path, data_path = self._paths(entry_id)
         try:
@@ -225,6 +226,8 @@ class ObjectCache:
         except FileNotFoundError:
             return None
         except (OSError, Corrupt) as error:
+            if again:
+                return None
             self.counts.alien += 1
             _log.warning("object %s is fetched again, for what is cached of it is no use: %s", key, error)
             return None

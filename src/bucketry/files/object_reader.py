@@ -364,7 +364,7 @@ class ObjectReader:
         key_lock = await self._lock_key(key)
         try:
             # Perhaps another one did while we waited.
-            entry = await self._threads.run(self._cache.find, self._store, key)
+            entry = await self._threads.run(self._cache.find, self._store, key, again=True)
             if entry is not None and entry.about.created_seconds < started:
                 entry.close()
             elif entry is not None and (version := self._add_found(entry)) is not None:
