@@ -217,8 +217,9 @@ class ObjectCache:
         return None
 
     def find(self, store: str, key: str, *, again: bool = False) -> CacheEntry | None:
-        """The entry of an object, open; None when there is none that can be used. Never fails. ``again``: what is
-        no use has been counted and logged before."""
+        """The entry of an object, open; None when there is none that can be used. Never fails.
+
+        ``again``: what is no use has been counted and logged before."""
         entry_id = self.entry_id(store, key)
         map_path, data_path = self._paths(entry_id)
         try:
