@@ -110,6 +110,18 @@ class Database:
         session.close()
         return {"rows": rows}
 
+    def check(self, table: str) -> dict[str, object]:
+        """All rows that are there, which must be the first so many; how many."""
+        session = self.connection.open_session()
+        cursor = session.open_cursor(f"table:{table}")
+        rows = 0
+        for key, value in cursor:
+            if key != rows or value != value_of(table, key, 0):
+                raise AssertionError(f"{table}: row {key} where {rows} was due: {value[:80]}")
+            rows += 1
+        session.close()
+        return {"rows": rows}
+
     def search(
         self,
         tables: list[str],

@@ -154,6 +154,39 @@ def test_killed_between_the_upload_and_the_metadata(databases: Databases, number
     database.run({"do": "scan", "tables": tables, "count": rows + 1000})
 
 
+@pytest.mark.hangs_after(1800)
+def test_killed_at_any_moment(databases: Databases, is_full: bool) -> None:
+    """However often a database is killed while it flushes, the next start has every row of the last flush
+    that was acknowledged, and goes on; in the end everything comes back from the bucket."""
+    database = databases.make()
+    dice = random.Random(7)
+    step, rows = 400, 0
+    database.run({"do": "create", "tables": ["t"]})
+    for _ in range(40 if is_full else 6):
+        steps: list[dict[str, object]] = []
+        for number in range(200):
+            steps.append({"do": "insert", "tables": ["t"], "first": rows + number * step, "count": step})
+            steps.append({"do": "flush"})
+        running = database.start({"do": "open"}, {"do": "check", "table": "t"}, *steps)
+        running.answer()
+        assert running.answer()["rows"] == rows
+        for _ in range(dice.randrange(1, 6)):
+            running.answer()
+            running.answer()
+            rows += step
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(dice.random() * 0.1)
+        running.process.kill()
+        running.end()
+        # What was under way may be there or not: either way the rows are the first so many.
+        (found,) = database.run({"do": "check", "table": "t"})
+        assert found["rows"] >= rows
+        rows = found["rows"]
+    database.run({"do": "flush"}, {"do": "wait_expired", "count": 1})
+    database.lose_cache()
+    assert database.run({"do": "check", "table": "t"}, {"do": "orphans"})[0]["rows"] == rows
+
+
 @pytest.fixture
 def outage_seconds(is_full: bool) -> float:
     """How long the server is away: as long as it takes to be noticed, or a minute."""
