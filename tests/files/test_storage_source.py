@@ -406,17 +406,23 @@ elif what == "forks":
             files.open_file("b")
         except OSError as error:
             print(error.errno, flush=True)
-        os._exit(0)
-    os.waitpid(pid, 0)
-    print(files.exist("a"))
+        handle.close()
+        files.terminate()
+        source.terminate()
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    print(files.exist("a"), handle.read(0, 7), source.references)
+    with files.open_file("a") as again:
+        assert again.read(0, 12) == b"content of a"
+    source.terminate()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "output"), [("forgets", "b'content'\n"), ("forks", "9\n9\nTrue\n")])
+@pytest.mark.parametrize(("what", "output"), [("forgets", "b'content'\n"), ("forks", "9\n9\nTrue b'content' 1\n")])
 def test_programs_that_end_as_they_please(home: Path, what: str, output: str) -> None:
     """One that terminates nothing ends quietly; in a forked child calls are refused instead of hanging, and
-    the parent goes on."""
+    whatever it ends or closes, the parent goes on."""
     (home / "bucket").mkdir()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, str(home), what],
@@ -461,3 +467,31 @@ def test_names_are_exported() -> None:
     assert (StorageSource.__name__, FileSystem.__name__) == ("StorageSource", "FileSystem")
     with pytest.raises(AttributeError):
         _ = bucketry.files.Nothing
+
+
+def test_a_cache_directory_with_plain_files_alone(home: Path) -> None:
+    """Everything else of a cache can lie beside its directory, for who lists that."""
+    with StorageSource(home, FilesSettings(mode="whole", cache_state_beside=True)) as source:
+        files = source.customize_file_system(URL)
+        files.flush("a", "dir/a")
+        files.flush_finish("a", "dir/a")
+        cache = home / f"cache-{NAME}"
+        assert [path.name for path in cache.rglob("*")] == ["dir", "a"]
+        assert (cache / "dir" / "a").read_bytes() == b"content of a"
+        files.remove("dir/a")
+        assert list(cache.iterdir()) == []
+        assert (home / f".cache-{NAME}.bucketry").is_dir()
+
+
+def test_buckets_of_one_name_on_two_servers(home: Path) -> None:
+    """A cache directory that two of them share keeps them apart, though neither is asked again."""
+    settings = FilesSettings(open_check_seconds=0.0, cache_dir=home / "cache")
+    for content in (b"of the one", b"of the other"):
+        with S3Server() as other:
+            other.make_bucket("bucket")
+            (home / "source").write_bytes(content)
+            with StorageSource(home, settings, bucket=on_server(other)) as source:
+                files = source.customize_file_system("bucket;us-east-1", TOKEN)
+                files.flush("source", "name")
+                with files.open_file("name") as handle:
+                    assert handle.read(0, len(content)) == content
