@@ -419,7 +419,9 @@ elif what == "forks":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "output"), [("forgets", "b'content'\n"), ("forks", "9\n9\nTrue b'content' 1\n")])
+@pytest.mark.parametrize(
+    ("what", "output"), [("forgets", "b'content'\n"), ("forks", "9\n9\nTrue b'content' 1\n")]
+)
 def test_programs_that_end_as_they_please(home: Path, what: str, output: str) -> None:
     """One that terminates nothing ends quietly; in a forked child calls are refused instead of hanging, and
     whatever it ends or closes, the parent goes on."""

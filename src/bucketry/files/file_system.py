@@ -447,20 +447,24 @@ class FileSystem:
 
     def terminate(self) -> None:
         """End calls that are under way (EBADF), close what is open, let the bucket go. Twice is fine."""
-        if not self._gate.close():
+        if not self._gate.close() or not self._source.is_of_this_process:
             return
         self._gate.wait_empty()
         with self._lock:
             handles = list(self._handles)
         for handle in handles:
             handle.close()
-        with suppress(Closed):
-            self.running.call(self._close_below)
-        self._source.forget(self, self._cache)
+        try:
+            with suppress(Closed):
+                self.running.call(self._close_below)
+        finally:
+            self._source.forget(self, self._cache)
 
     async def _close_below(self) -> None:
-        await self._reader.close()
-        await self._bucket.close()
+        try:
+            await self._reader.close()
+        finally:
+            await self._bucket.close()
 
     def __enter__(self) -> "FileSystem":
         return self

@@ -57,6 +57,7 @@ class StorageSource:
         self._counted = FilesStatistics()
         self._gate = Gate("the storage source")
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._reference_count = 1
         #: By file systems that have been terminated.
         self._former_get_count = 0
@@ -97,6 +98,8 @@ class StorageSource:
 
     def _end(self) -> None:
         self._gate.close()
+        if not self.is_of_this_process:
+            return  # threads, figures and caches are the parent's
         self._gate.wait_empty()
         # While the buckets can still be asked for theirs.
         if self._log.is_enabled(DEBUG_1):
@@ -106,7 +109,10 @@ class StorageSource:
         with self._lock:
             left = list(self._file_systems)
         for file_system in left:
-            file_system.terminate()
+            try:
+                file_system.terminate()
+            except (BucketryError, OSError) as error:
+                self._log.write(WARNING, f"terminate {file_system.url}: {error}")
         self._running.close()
         self._log.close()
         _unterminated.discard(self)
@@ -298,6 +304,11 @@ class StorageSource:
     # -- for its file systems ----------------------------------------------------------------------------
 
     @property
+    def is_of_this_process(self) -> bool:
+        """False in a process that was forked from the one that made it: nothing there may be taken apart."""
+        return os.getpid() == self._pid
+
+    @property
     def home(self) -> Path:
         """What local names are relative to."""
         return self._home
@@ -377,6 +388,7 @@ _unterminated: "weakref.WeakSet[StorageSource]" = weakref.WeakSet()
 @atexit.register
 def _end_all() -> None:
     for source in list(_unterminated):
-        with suppress(OSError, BucketryError):
+        # There is nobody left to tell.
+        with suppress(Exception):
             while source.references:
                 source.terminate()
