@@ -116,6 +116,8 @@ class Databases:
         environment = {
             "AWS_ACCESS_KEY_ID": self._seaweed.access_key,
             "AWS_SECRET_ACCESS_KEY": self._seaweed.secret_key,
+            # The library that WiredTiger loads is written there.
+            "XDG_CACHE_HOME": str(self._directory / "xdg"),
         }
         self.made.append(Database(build or self._build, self._directory / name, settings, environment))
         return self.made[-1]
