@@ -559,7 +559,7 @@ async def test_closing_does_not_pass_over_a_block_that_could_not_be_read() -> No
     async with world.opened() as disk:
         await disk.extents(0, 1)
         await disk.write(BLOCK, b"new")
-        world.faulty.plan(FlipBit(), operation="get", key="vol/00000001")
+        world.faulty.plan(FlipBit(), operation="get", key="vol/00000001", times=2)
     assert world.blocks() == {1: b"new" + b"o" * (BLOCK - 3)}
 
 

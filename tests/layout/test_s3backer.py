@@ -22,7 +22,7 @@ from bucketry.errors import BucketNotFound, Corrupt, Unavailable, WrongPassword
 from bucketry.layout.interface import Write, Zero
 from bucketry.layout.s3backer import S3backerLayout
 from bucketry.settings import Secret
-from bucketry.testing.faulty_bucket import Fail, FaultyBucket
+from bucketry.testing.faulty_bucket import Fail, FaultyBucket, FlipBit
 from bucketry.testing.layout_contract import UNITS, LayoutContract
 
 BLOCK_SIZE = 4096
@@ -148,12 +148,30 @@ async def test_statistics_count_blocks(bucket: MemoryBucket) -> None:
     await layout.read(Extent(0, 2 * BLOCK_SIZE))
     assert layout.statistics()["layout"] == {
         "blocks_read": 1,
+        "blocks_read_again": 0,
         "parts_read": 0,
         "parts_refused": 0,
         "absent_blocks_read": 1,
         "blocks_written": 1,
         "blocks_deleted": 2,
     }
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_block_that_is_damaged_on_its_way_is_asked_for_again(
+    bucket: MemoryBucket, times: int
+) -> None:
+    """Once: what is damaged twice is damaged in the bucket."""
+    faulty = FaultyBucket(bucket)
+    layout = make_layout(faulty)
+    await layout.commit([Write(0, TEXT)])
+    faulty.plan(FlipBit(), operation="get", times=times)
+    if times == 1:
+        assert await layout.read(Extent(0, BLOCK_SIZE)) == TEXT
+    else:
+        with pytest.raises(Corrupt):
+            await layout.read(Extent(0, BLOCK_SIZE))
+    assert figure(layout, "blocks_read_again") == 1
 
 
 def figure(layout: S3backerLayout, name: str) -> int:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketry.bucket.memory import MemoryBucket
+from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.core.geometry import Geometry
+from bucketry.core.names import SUPERBLOCK_NAME
 from bucketry.errors import AlreadyExists, Corrupt, Invalid, Unsupported
 from bucketry.layout.superblock import (
     SIZE_MAX,
@@ -21,6 +22,7 @@ from bucketry.layout.superblock import (
     write_superblock,
 )
 from bucketry.settings import VolumeFormat
+from bucketry.testing.faulty_bucket import FaultyBucket, FlipBit
 
 PLAIN = Superblock(
     volume_id="0123456789abcdef0123456789abcdef",
@@ -44,6 +46,22 @@ ENCRYPTED = Superblock(
     created="2026-11-21T19:38:00Z",
     created_by="bucketry 0.1.0",
 )
+
+
+async def test_a_flipped_bit_is_noticed_wherever_it_is() -> None:
+    """Whatever bit of the object is wrong on its way, it is asked for again; and one that is wrong in the
+    bucket is an error, though it may be JSON."""
+    store = MemoryStore()
+    bucket = FaultyBucket(MemoryBucket(store))
+    await write_superblock(bucket, "vol/", PLAIN)
+    bucket.plan(FlipBit(), operation="get", times=1)
+    assert await read_superblock(bucket, "vol/") == PLAIN
+    key = f"vol/{SUPERBLOCK_NAME}"
+    info, body = store.objects[key]
+    for at in range(len(body)):
+        store.objects[key] = info, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        with pytest.raises(Corrupt):
+            await read_superblock(bucket, "vol/")
 
 
 @pytest.mark.parametrize("superblock", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])

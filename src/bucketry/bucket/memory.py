@@ -71,9 +71,16 @@ def shared_store(name: str) -> MemoryStore:
 class MemoryBucket:
     """A bucket over ``store``; several may share one."""
 
-    def __init__(self, store: MemoryStore | None = None, *, url: str = "memory://anonymous") -> None:
+    def __init__(
+        self,
+        store: MemoryStore | None = None,
+        *,
+        url: str = "memory://anonymous",
+        page_count_max: int = _PAGE_COUNT_MAX,
+    ) -> None:
         self._store = MemoryStore() if store is None else store
         self._url = url
+        self._page_count_max = page_count_max
         self._is_closed = False
 
     @property
@@ -144,12 +151,13 @@ class MemoryBucket:
     ) -> AsyncIterator[list[Entry]]:
         self._check_open()
         keys = sorted(key for key in self._store.objects if key.startswith(prefix) and key > after)
-        for start in range(0, len(keys), _PAGE_COUNT_MAX):
+        for start in range(0, len(keys), self._page_count_max):
             # Others may work between two pages, as they do with a real store.
             await asyncio.sleep(0)
             self._check_open()
-            found = (self._store.objects.get(key) for key in keys[start : start + _PAGE_COUNT_MAX])
-            yield [Entry(info.key, info.size_bytes, info.etag) for info, _ in filter(None, found)]
+            found = (self._store.objects.get(key) for key in keys[start : start + self._page_count_max])
+            if page := [Entry(info.key, info.size_bytes, info.etag) for info, _ in filter(None, found)]:
+                yield page
 
     @property
     def upload_limits(self) -> UploadLimits:

@@ -75,6 +75,7 @@ class S3backerLayout:
         self._zeros = bytes(geometry.block_size_bytes)
         self._metadata_of_block_0 = geometry_metadata(geometry)
         self._blocks_read = 0
+        self._blocks_read_again = 0
         self._parts_read = 0
         self._parts_refused = 0
         self._absent_blocks_read = 0
@@ -170,6 +171,14 @@ class S3backerLayout:
         return None if found is None else found.data
 
     async def _read_tagged_block(self, block: int, priority: Priority) -> Tagged | None:
+        try:
+            return await self._fetch_block(block, priority)
+        except (Corrupt, WrongPassword):
+            # What was damaged on its way is whole when it is asked for again.
+            self._blocks_read_again += 1
+            return await self._fetch_block(block, priority)
+
+    async def _fetch_block(self, block: int, priority: Priority) -> Tagged | None:
         key = self._names.key(block)
         try:
             found = await self._bucket.get(key, priority=priority)
@@ -273,6 +282,7 @@ class S3backerLayout:
     def statistics(self) -> Mapping[str, object]:
         figures = {
             "blocks_read": self._blocks_read,
+            "blocks_read_again": self._blocks_read_again,
             "parts_read": self._parts_read,
             "parts_refused": self._parts_refused,
             "absent_blocks_read": self._absent_blocks_read,

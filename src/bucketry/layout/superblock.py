@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import google_crc32c
+
 from bucketry.bucket.interface import Attributes, Bucket, ByteRange
+from bucketry.codec.pipeline import CRC32C_NAME, check_crc32c
 from bucketry.core.geometry import Geometry
 from bucketry.core.names import SUPERBLOCK_NAME
 from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, Unsupported
@@ -154,6 +157,13 @@ async def read_superblock(bucket: Bucket, prefix: str) -> Superblock | None:
 
 async def find_superblock(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
     """The same with its ETag."""
+    try:
+        return await _find(bucket, prefix)
+    except Corrupt:
+        return await _find(bucket, prefix)  # it may have been damaged on its way
+
+
+async def _find(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
     key = prefix + SUPERBLOCK_NAME
     try:
         found = await bucket.get(key, byte_range=ByteRange(0, SIZE_MAX + 1))
@@ -161,8 +171,11 @@ async def find_superblock(bucket: Bucket, prefix: str) -> tuple[Superblock, str]
         raise
     except NotFound:
         return None
+    body, metadata = bytes(found.data), found.info.attributes.metadata
     try:
-        return decode(bytes(found.data)), found.info.etag
+        if CRC32C_NAME in metadata and len(body) <= SIZE_MAX:
+            check_crc32c(body, metadata[CRC32C_NAME])
+        return decode(body), found.info.etag
     except (Corrupt, Unsupported) as error:
         raise type(error)(f"superblock {key} in {bucket.url}: {error}") from error
 
@@ -171,15 +184,19 @@ async def write_superblock(
     bucket: Bucket, prefix: str, superblock: Superblock, *, replace: bool = False
 ) -> None:
     """Raises AlreadyExists where one is, unless it is to be replaced."""
-    key = prefix + SUPERBLOCK_NAME
-    await put_new(bucket, key, encode(superblock), Attributes(content_type=CONTENT_TYPE), replace=replace)
+    body = encode(superblock)
+    await put_new(bucket, prefix + SUPERBLOCK_NAME, body, _attributes(body), replace=replace)
 
 
 async def rewrite_superblock(bucket: Bucket, prefix: str, superblock: Superblock, etag: str) -> str:
     """Put it in place of the one with this ETag; returns the new one. Raises PreconditionFailed when that has
     been changed."""
-    attributes = Attributes(content_type=CONTENT_TYPE)
-    return await put_over(bucket, prefix + SUPERBLOCK_NAME, encode(superblock), attributes, etag)
+    body = encode(superblock)
+    return await put_over(bucket, prefix + SUPERBLOCK_NAME, body, _attributes(body), etag)
+
+
+def _attributes(body: bytes) -> Attributes:
+    return Attributes(content_type=CONTENT_TYPE, metadata={CRC32C_NAME: f"{google_crc32c.value(body):08x}"})
 
 
 def _parse(body: bytes) -> object:

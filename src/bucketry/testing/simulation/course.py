@@ -69,6 +69,12 @@ class Course:
     linger: bool
     #: None: a flush waits for the bucket.
     journal: Journal | None
+    #: Whether the volume has no superblock, and what is asked for says what it is.
+    is_s3backers: bool = False
+    #: Clean blocks that each machine keeps on its local disk; None: there is no directory for that.
+    kept_blocks: int | None = None
+    #: Entries of one page of a listing.
+    page_entries: int = 1000
 
     @property
     def block_count(self) -> int:
@@ -134,7 +140,8 @@ def draw(seed: int) -> Course:
         journal=None,
     )
     course = _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
-    return _with_parts(course, Random(f"parts {seed}"))  # noqa: S311
+    course = _with_parts(course, Random(f"parts {seed}"))  # noqa: S311
+    return _with_more(course, Random(f"more {seed}"))  # noqa: S311
 
 
 def _with_parts(course: Course, random: Random) -> Course:
@@ -185,6 +192,27 @@ def _with_crashes(course: Course, random: Random) -> Course:
     )
 
 
+def _with_more(course: Course, random: Random) -> Course:
+    """The same, at times on a volume of s3backer's, with listings of several pages, or with blocks kept on
+    local disk from one process to the next."""
+    course = replace(
+        course,
+        is_s3backers=random.random() < 0.2,
+        page_entries=random.choice([1000, 1000, 1, 3, 7]),
+        kept_blocks=random.choice([None, None, 1, 4, 64]),
+    )
+    if course.kept_blocks is None:
+        return course
+    return replace(
+        course,
+        cache=replace(
+            course.cache,
+            cache_size_bytes=course.kept_blocks * BLOCK_SIZE_BYTES,
+            exclusive=random.random() < 0.6,
+        ),
+    )
+
+
 def _draw_rates(random: Random, *, linger: bool) -> FaultRates:
     delay_max_seconds = random.choice([0.0, 0.02, 0.5, 5.0])
     if random.random() < 0.2 and not linger:
@@ -194,8 +222,9 @@ def _draw_rates(random: Random, *, linger: bool) -> FaultRates:
         fail=random.choice([0.0, often]),
         throttle=random.choice([0.0, often]),
         lose_answer=random.choice([0.0, often]),
-        truncate=random.choice([0.0, 0.0, often]),
-        flip_bit=random.choice([0.0, 0.0, often]),
+        # What is damaged once is read again: this often it is damaged again.
+        truncate=random.choice([0.0, 0.0, 2 * often]),
+        flip_bit=random.choice([0.0, 0.0, 2 * often]),
         delay_max_seconds=delay_max_seconds,
         stall=often if linger else random.choice([0.0, 0.02, 0.1]),
         stall_max_seconds=random.choice([10.0, 100.0]),

@@ -30,11 +30,12 @@ from bucketry.disk.holding import Place
 from bucketry.disk.lifecycle import Local
 from bucketry.errors import BucketryError, Closed, Fenced, Mismatch
 from bucketry.layout import volume as volumes
-from bucketry.settings import Secret, VolumeSettings
+from bucketry.settings import CacheSettings, Secret, VolumeSettings
 from bucketry.testing.faulty_bucket import NO_FAULTS, FaultyBucket
 from bucketry.testing.simulation.cells import Cells, Numbers
 from bucketry.testing.simulation.course import Act, Course
 from bucketry.testing.simulation.history import Violation
+from bucketry.testing.simulation.local_cache import LocalCache
 from bucketry.testing.simulation.local_disk import LocalDisk
 from bucketry.testing.simulation.machines import Process, SimulatedMachine, SimulationLoop
 from bucketry.testing.simulation.network import Line, Network, Observed
@@ -79,6 +80,11 @@ class World:
             for machine in self._machines:
                 random = Random(f"disk {seed} {machine.name}")  # noqa: S311 - to be repeated
                 self._disks[machine] = LocalDisk(course.journal, random)
+        #: Where each machine keeps clean blocks; none when nobody does.
+        self._caches: dict[SimulatedMachine, LocalCache] = {}
+        if course.kept_blocks is not None:
+            for machine in self._machines:
+                self._caches[machine] = LocalCache(Random(f"cache {seed} {machine.name}"))  # noqa: S311
         self._faulty: list[tuple[Process, FaultyBucket]] = []
         self._control: list[tuple[Process, FaultyBucket]] = []
         self._cut: set[SimulatedMachine] = set()
@@ -146,7 +152,8 @@ class World:
         if is_control:
             # What a bit that is wrong does to lease and token is for their own tests.
             rates = replace(rates, truncate=0.0, flip_bit=0.0)
-        observed = Observed(MemoryBucket(self._store), lambda key: self._changed(process, key))
+        store = MemoryBucket(self._store, page_count_max=self.course.page_entries)
+        observed = Observed(store, lambda key: self._changed(process, key))
         faulty = FaultyBucket(
             observed, rates=rates, seed=hash_of(f"line {self._seed} {process.name} {len(self._faulty)}")
         )
@@ -157,8 +164,27 @@ class World:
         return Line(faulty, self._network, process)
 
     def _asked(self, *, force: bool = False, read_only: bool = False) -> VolumeSettings:
-        password = PASSWORD if self.course.volume.cipher else None
-        return VolumeSettings(password=password, force=force, read_only=read_only)
+        wanted = self.course.volume
+        password = PASSWORD if wanted.cipher else None
+        if not self.course.is_s3backers:
+            return VolumeSettings(password=password, force=force, read_only=read_only)
+        return VolumeSettings(
+            size_bytes=wanted.size_bytes,
+            block_size_bytes=wanted.block_size_bytes,
+            compression=wanted.compression,
+            cipher=wanted.cipher,
+            block_hash_prefix=wanted.block_hash_prefix,
+            password=password,
+            force=force,
+            read_only=read_only,
+        )
+
+    def _cache_settings(self, process: Process) -> CacheSettings:
+        """A directory of its own for each attachment, with what the one before has left there."""
+        settings = self.course.cache
+        if self._caches:
+            return replace(settings, cache_dir=self._caches[process.machine].directory_for(process))
+        return settings
 
     async def _offload(self, work: Callable[[], _T], /) -> _T:
         """As threads do: it is not done at once."""
@@ -201,10 +227,11 @@ class World:
         async with lifecycle.opened(
             self._place(process),
             self._asked(force=force),
-            self.course.cache,
+            self._cache_settings(process),
             offload=self._offload,
             uploads_max=max(1, self.course.limits.requests_max * 3 // 4),
             local=self._local(process),
+            cache_offload=self._offload if self._caches else None,
         ) as disk:
             session = self._witness.session_of(process)
             assert session is not None, "who is attached has the lease"
@@ -300,9 +327,10 @@ class World:
             async with lifecycle.opened(
                 self._place(process),
                 self._asked(read_only=True),
-                self.course.cache,
+                self._cache_settings(process),
                 offload=self._offload,
                 uploads_max=1,
+                cache_offload=self._offload if self._caches else None,
             ) as disk:
                 self.events["readers"] += 1
                 for _ in range(20):
@@ -348,6 +376,8 @@ class World:
             for process in self._processes:
                 await process.bury()
             await self._network.wait_quiet()
+            for cache in self._caches.values():
+                cache.remove()
 
     def _count_faults(self) -> None:
         for _, faulty in self._faulty:
@@ -363,7 +393,10 @@ class World:
         bucket = MemoryBucket(self._store)
         place = Place(bucket, bucket, Fence(), PREFIX, SALT)
         password = PASSWORD if self.course.volume.cipher else None
-        made = await lifecycle.create(place, self.course.volume, password)
+        if self.course.is_s3backers:
+            made = await volumes.detect(bucket, PREFIX, self._asked(), salt=SALT, allow_empty=True)
+        else:
+            made = await lifecycle.create(place, self.course.volume, password)
         codec = BlockCodec(
             made.format.block_size_bytes,
             compression=made.format.compression,
@@ -488,6 +521,8 @@ class World:
             process.crash()
             return
         process.machine.lose_power()
+        if self._caches:
+            self._caches[process.machine].lose_power()
         if self._disks:
             disk = self._disks[process.machine]
             if self._random.random() < 0.3:
