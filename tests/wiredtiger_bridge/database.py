@@ -214,11 +214,9 @@ class Database:
         sys.exit(0)
 
     def statistics(self) -> dict[str, object]:
-        from bucketry.files.wiredtiger.callbacks import _stores
+        from bucketry.files.wiredtiger import storage_source
 
-        (registered,) = _stores.values()
-        found: dict[str, object] = registered.store._source.statistics()  # type: ignore[attr-defined]
-        return found
+        return storage_source(self.home).statistics()
 
 
 def main() -> int:

@@ -16,7 +16,9 @@ From there on WiredTiger's own calls work: ``checkpoint("flush_tier=(enabled)")`
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bucketry.errors import Invalid
 from bucketry.files.storage_source import StorageSource
+from bucketry.files.wiredtiger.callbacks import source_of
 from bucketry.files.wiredtiger.library import default_path, library_at
 from bucketry.files.wiredtiger.options import Options, options_text, parse_options, split_bucket
 from bucketry.files.wiredtiger.orphans import ObjectReport, find_orphans, remove_orphans
@@ -28,6 +30,7 @@ __all__ = [
     "find_orphans",
     "load",
     "remove_orphans",
+    "storage_source",
 ]
 
 
@@ -91,6 +94,18 @@ def load(path: str | Path, **options: object) -> Path:
     given = {key: _plain(value) for key, value in options.items()}
     parse_options(given, Path.cwd())
     return library_at(Path(path), given, _make_source).path
+
+
+def storage_source(home: str | Path, name: str = "bucketry") -> StorageSource:
+    """That of a connection which is open on ``home`` in this process: for its ``statistics()`` and
+    ``prometheus()``. It belongs to the connection.
+
+    Raises Invalid if there is none.
+    """
+    found = source_of(Path(home).absolute(), name)
+    if not isinstance(found, StorageSource):
+        raise Invalid(f"no connection on {home} with a storage source {name} is open in this process")
+    return found
 
 
 def _said(options: Mapping[str, object]) -> dict[str, object]:

@@ -13,10 +13,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bucketry.errnos import file_errno_of
 from bucketry.files.wiredtiger.messages import Messages
+from bucketry.files.wiredtiger.seams import StorageSource
 from bucketry.files.wiredtiger.store import Store, StoreFiles, StoreHandle
 from bucketry.files.wiredtiger.tables import Release, address_of, ffi, libc, text_of
 
@@ -70,6 +72,14 @@ _handles: dict[int, _Handle] = {}
 _terminated: list[Any] = []
 #: The interpreter is about to end.
 leaving = threading.Event()
+
+
+def source_of(home: Path, name: str) -> StorageSource | None:
+    """Of the connection that is open there."""
+    for registered in list(_stores.values()):
+        if (registered.store.home, registered.store.name) == (home, name):
+            return registered.store.source
+    return None
 
 
 def callback(signature: str, kind: dict[int, Any]) -> Callable[[Callable[..., None]], Any]:

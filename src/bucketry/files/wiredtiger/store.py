@@ -48,8 +48,8 @@ class Store:
         self, name: str, home: Path, source: StorageSource, options: Options, say: Callable[[int, str], None]
     ) -> None:
         self.name = name
-        self._home = home
-        self._source = source
+        self.home = home
+        self.source = source
         self._options = options
         self._say = say
         self._ownership = Ownership(home, options.owner)
@@ -57,19 +57,19 @@ class Store:
         self._is_first = True
 
     def add_reference(self) -> None:
-        self._source.add_reference()
+        self.source.add_reference()
 
     def customize_file_system(
         self, bucket: str | None, token: str | None, config: str | None
     ) -> "StoreFiles":
         """One bucket, ready for use."""
-        named = self._options.bucket_url(bucket or "", self._home)
+        named = self._options.bucket_url(bucket or "", self.home)
         if self._options.directories:
             # As the directory store: a token is some word, and a prefix is not known.
             cache = read_options(config).get("cache_directory")
-            files = self._source.customize_file_system(named, None, cache and f'cache_directory="{cache}"')
+            files = self.source.customize_file_system(named, None, cache and f'cache_directory="{cache}"')
         else:
-            files = self._source.customize_file_system(named, token, config)
+            files = self.source.customize_file_system(named, token, config)
         found = StoreFiles(self, bucket or "", files)
         is_first, self._is_first = self._is_first, False
         if is_first and self._options.bucket_prefix is not None:
@@ -82,7 +82,7 @@ class Store:
 
     def flush(self, files: "StoreFiles", source: str, name: str) -> None:
         """Upload a local file. When it returns the object is in the bucket."""
-        path = self._home / source
+        path = self.home / source
         prefix = prefix_of(source, name)
         if prefix is not None:
             # Too late to refuse the table, and nothing is overwritten: the upload itself decides. What else
@@ -105,14 +105,14 @@ class Store:
     def flush_finish(self, files: "StoreFiles", source: str, name: str) -> None:
         """Give the local file, which may be gone soon, to the cache."""
         try:
-            files.file_system.flush_finish(self._home / source, name)
+            files.file_system.flush_finish(self.home / source, name)
         except Exception as error:  # noqa: BLE001 - an error here is a panic there, and it is only a cache
             self._say(WARNING, f"{name}: not put into the cache: {error}")
 
     def terminate(self) -> bool:
         """True when it was the last reference."""
-        self._source.terminate()
-        return self._source.closed
+        self.source.terminate()
+        return self.source.closed
 
     # --- for its file systems ------------------------------------------------------------------------------
 
