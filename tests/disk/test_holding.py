@@ -120,12 +120,17 @@ async def test_a_token_is_not_deleted_by_whom_it_may_not_belong_to_any_more() ->
     bucket, fence = FaultyBucket(MemoryBucket(MemoryStore())), Fence()
     place = Place(FencedBucket(bucket, fence), bucket, fence, "vol/", "bucket/vol/", Survivor())
 
+    is_held, release = asyncio.Event(), asyncio.Event()
+
     async def hold_and_release() -> None:
         async with holding.held(place, force=False):
-            pass
+            is_held.set()
+            await release.wait()
 
-    looked = bucket.hold(operation="get", key="vol/" + MOUNT_TOKEN_NAME, applied=True)
     holder = asyncio.create_task(hold_and_release())
+    await is_held.wait()
+    looked = bucket.hold(operation="get", key="vol/" + MOUNT_TOKEN_NAME, applied=True)
+    release.set()
     await looked.wait_arrived()
     await asyncio.sleep(rules.SAFE_SECONDS + 1)
     looked.release()

@@ -159,6 +159,7 @@ async def test_a_store_without_conditions_is_noticed(refuses: bool) -> None:
     bucket = Careless(MemoryStore())
     one, two = keeper(bucket, "one"), keeper(bucket, "two")
     await one.take()
+    await one.probe()
     assert not one.conditional
     await asyncio.sleep(3 * RENEW_SECONDS)
     one.check()

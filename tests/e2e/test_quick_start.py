@@ -101,7 +101,7 @@ def test_quick_start(program: Program, place: Place, objects: S3Objects, tree: T
     data_blocks = -(-_stored_bytes(tree) // (128 << 10))
     assert create.objects == 1
     assert attach.requests is not None
-    assert attach.requests <= 11
+    assert attach.requests <= 9
     assert mkfs.requests is not None
     assert mkfs.objects <= 2000
     assert mkfs.requests <= 2 * mkfs.objects

@@ -13,6 +13,7 @@ from bucketry.disk.machine import Machine, ThisMachine
 from bucketry.errors import Busy, Fenced, Unfinished
 from bucketry.layout import mount_token
 from bucketry.layout.mount_token import MountToken
+from bucketry.layout.together import both
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Holding:
     """Who may write to a volume, as its lease and its mount token say, each None where there is none.
-    ``has_ended``: the lease's holder was a process of this machine, and is no more."""
+    ``has_ended``: the lease's holder was a process of this machine, and is no more. ``lease_etag`` is that of
+    the lease's object."""
 
     lease: Lease | None
     token: MountToken | None
     has_ended: bool = False
+    lease_etag: str | None = None
 
     @property
     def lease_token(self) -> int:
@@ -71,10 +74,11 @@ class Holding:
 
 async def look(place: Place) -> Holding:
     """Who may write to the volume now. Raises Corrupt or Unsupported when its lease cannot be understood."""
-    lease, _ = await read_lease(place.control, place.prefix)
-    token = await mount_token.read_token(place.control, place.prefix)
+    (lease, etag), token = await both(
+        read_lease(place.control, place.prefix), mount_token.read_token(place.control, place.prefix)
+    )
     ended = lease is not None and lease.holder is not None and place.machine.has_ended(lease.holder)
-    return Holding(lease, token, has_ended=ended)
+    return Holding(lease, token, has_ended=ended, lease_etag=etag)
 
 
 @asynccontextmanager
@@ -104,7 +108,7 @@ async def held(
         has_ended=machine.has_ended,
         on_lost=on_lost,
     )
-    await keeper.take(force=force)
+    await keeper.take(force=force, seen=(now.lease, now.lease_etag))
     try:
         await _take_token(place, keeper, value, force=force)
     except Busy:
@@ -133,14 +137,16 @@ async def held(
 
 async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: bool) -> None:
     previous = keeper.previous
-    token = await mount_token.read_token(place.control, place.prefix)
+    _, token = await both(keeper.probe(), mount_token.read_token(place.control, place.prefix))
     if token is not None and previous is not None and previous.holder is not None:
         # The token of the holder whose lease has just become ours goes with it. Any other one is an
         # s3backer's.
         force = force or token.value in previous.holder.tokens
+    if token is not None and not force:
+        raise mount_token.busy(place.control, place.prefix, token)
     me = place.machine.this_process(value)
-    await mount_token.take_token(
-        place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), force=force
+    await mount_token.put_token(
+        place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), replace=force
     )
 
 

@@ -121,11 +121,14 @@ class LeaseKeeper:
         """Whether somebody else has it by now."""
         return self._watch.state(self._now()) is State.LOST
 
-    async def take(self, *, force: bool = False) -> None:
-        """Take the lease and begin to renew it. Raises Busy when somebody has it; where he seems to be gone,
-        that is found out first, which takes as long as his lease lasts."""
+    async def take(self, *, force: bool = False, seen: tuple[Lease | None, str | None] | None = None) -> None:
+        """Take the lease and begin to renew it; ``probe`` it next. Raises Busy when somebody has it; where he
+        seems to be gone, that is found out first, which takes as long as his lease lasts.
+
+        ``seen``: the lease and its ETag as they were a moment ago, for who has looked already."""
         for _ in range(_TAKE_ATTEMPTS_MAX):
-            found, etag = await read_lease(self._bucket, self._prefix)
+            found, etag = seen or await read_lease(self._bucket, self._prefix)
+            seen = None
             ended = found is not None and found.holder is not None and self._has_ended(found.holder)
             if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
                 assert found is not None
@@ -135,7 +138,6 @@ class LeaseKeeper:
                 _log.warning("%s: taking over the lease of %s", self._bucket.url, found)
             if await self._try_to_take(found, etag):
                 self.previous = found
-                await self._probe_conditions()
                 self._task = asyncio.get_running_loop().create_task(self._renew_for_ever())
                 return
         raise Busy(f"{self._bucket.url}/{self._prefix}: somebody else keeps taking the volume's lease")
@@ -177,15 +179,16 @@ class LeaseKeeper:
         self._watch = Watch(began)
         return True
 
-    async def _probe_conditions(self) -> None:
+    async def probe(self) -> None:
         """Find out whether the store really keeps conditions: a put that must be refused."""
-        assert self._lease is not None
-        if self._conditional:
-            try:
-                self._etag = await self._put(self._lease, IfAbsent())
-            except (AlreadyExists, PreconditionFailed):
-                return
-            self._conditional = False
+        async with self._lock:
+            if self._conditional:
+                assert self._lease is not None
+                try:
+                    self._etag = await self._put(self._lease, IfAbsent())
+                except (AlreadyExists, PreconditionFailed):
+                    return
+                self._conditional = False
         _log.warning(
             "%s knows no conditional put: nobody can be kept from taking the volume at the same moment",
             self._bucket.url,

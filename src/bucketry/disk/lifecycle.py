@@ -30,6 +30,7 @@ from bucketry.errors import BucketryError, Fenced, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.interface import Layout
 from bucketry.layout.listing import closing_pages
+from bucketry.layout.together import both
 from bucketry.layout.volume import Volume
 from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
 
@@ -66,8 +67,7 @@ async def create(place: Place, volume_format: VolumeFormat, password: Secret | N
 
 async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, Holding]:
     """What a volume says of itself, and who holds it. Needs no password. Raises NotFound where none is."""
-    found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
-    return found, await holding.look(place)
+    return await both(volume.detect(place.bucket, place.prefix, asked, salt=place.salt), holding.look(place))
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from bucketry.bucket.interface import Attributes, Bucket
+from bucketry.bucket.interface import Attributes, Bucket, ByteRange
 from bucketry.core.names import MOUNT_TOKEN_NAME
 from bucketry.errors import AlreadyExists, BucketNotFound, Busy, NotFound
 from bucketry.layout.put_new import put_new
@@ -49,12 +49,14 @@ async def read_token(bucket: Bucket, prefix: str) -> MountToken | None:
     """The token of the volume under ``prefix``; None when nobody has it mounted for writing."""
     key = prefix + MOUNT_TOKEN_NAME
     try:
-        info = await bucket.head(key)
-        body = (await bucket.get(key)).data if info.size_bytes <= _BODY_MAX else b""
+        # One request, and no more bytes than a token can have, whatever lies there.
+        found = await bucket.get(key, byte_range=ByteRange(0, _BODY_MAX))
     except BucketNotFound:
         raise
     except NotFound:
         return None
+    info = found.info
+    body = found.data if info.size_bytes <= _BODY_MAX else b""
     match = _VALUE.fullmatch(info.attributes.metadata.get(METADATA_NAME, ""))
     value = (int(match[1], 16) if match else 0) or UNNUMBERED
     lines = bytes(body).decode(errors="replace").splitlines()
@@ -71,10 +73,10 @@ async def check_not_mounted(bucket: Bucket, prefix: str) -> None:
     """Raises Busy, naming who, when somebody has the volume mounted for writing."""
     token = await read_token(bucket, prefix)
     if token is not None:
-        raise _busy(bucket, prefix, token)
+        raise busy(bucket, prefix, token)
 
 
-def _busy(bucket: Bucket, prefix: str, token: MountToken) -> Busy:
+def busy(bucket: Bucket, prefix: str, token: MountToken) -> Busy:
     return Busy(
         f"{bucket.url}/{prefix}: in use by {token}; if that is over, "
         "unlock the volume (bucketry unlock) or use --force"
@@ -88,16 +90,22 @@ async def take_token(
     ``force`` his token is replaced."""
     assert 0 < value < SHARED
     if not force:
-        # A store that does not know conditions may pass over them: then this look is all there is, as in
-        # s3backer.
         await check_not_mounted(bucket, prefix)
+    await put_token(bucket, prefix, value, host=host, now=now, replace=force)
+
+
+async def put_token(
+    bucket: Bucket, prefix: str, value: int, *, host: str, now: datetime, replace: bool
+) -> None:
+    """As ``take_token``, for who has just looked. A store that does not know conditions may pass over them:
+    then that look is all there is, as in s3backer."""
     body = f"{host}\n{now:%Y%m%dT%H%M%SZ}\n".encode()
     attributes = Attributes(content_type=CONTENT_TYPE, metadata={METADATA_NAME: f"{value:08x}"})
     try:
-        await put_new(bucket, prefix + MOUNT_TOKEN_NAME, body, attributes, replace=force)
+        await put_new(bucket, prefix + MOUNT_TOKEN_NAME, body, attributes, replace=replace)
     except AlreadyExists:
         token = await read_token(bucket, prefix)
-        raise _busy(bucket, prefix, token or MountToken(UNNUMBERED, None, None)) from None
+        raise busy(bucket, prefix, token or MountToken(UNNUMBERED, None, None)) from None
 
 
 async def release_token(bucket: Bucket, prefix: str, value: int) -> None:

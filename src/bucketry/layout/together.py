@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -18,6 +19,12 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return cast("list[T]", results)
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """What two different requests give, both made at once. Of two errors the first one's is raised."""
+    results = await together([first, second])
+    return cast("tuple[T, U]", tuple(results))
 
 
 async def few_at_once(

@@ -356,9 +356,9 @@ class _ServedDisk:
             if self._loop_mount is not None:
                 await self._stop_filesystem(self._loop_mount, insist)
             if not insist or self._dirty_bytes():
-                # Before the flush: that would try for a minute what is known here in seconds.
-                await self._check_bucket()
-            await self._flush()
+                await self._flush_or_notice()
+            else:
+                await self._flush()
             await self._leave_directory(insist)
 
     async def _stop_filesystem(self, loop_mount: LoopMount, insist: bool) -> None:
@@ -410,6 +410,17 @@ class _ServedDisk:
             await self._describe()
         except BucketryError as error:
             raise self._unfinished(error) from error
+
+    async def _flush_or_notice(self) -> None:
+        """Flush, and look meanwhile whether the bucket can be reached: a flush alone would try for a minute
+        what is known in seconds."""
+        flushing = asyncio.create_task(self._flush(), name="flush")
+        try:
+            await self._check_bucket()
+            await flushing
+        finally:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
 
     async def _flush(self) -> None:
         assert self._device is not None
