@@ -109,9 +109,7 @@ def upstream(
         for bucket in ("s3testext-us", "s3testext"):
             server.make_bucket(bucket)
         found = Upstream(debug_build, tmp_path_factory.mktemp("upstream"), server.endpoint)
-        if is_full:
-            found.start("dir_store", LONG_MODULE)
-        for module in DIRECTORY_MODULES:
+        for module in (LONG_MODULE, *DIRECTORY_MODULES) if is_full else DIRECTORY_MODULES:
             found.start("dir_store", module)
         for module in S3_MODULES:
             found.start("s3_store", module)
@@ -125,7 +123,13 @@ def check(outcome: Outcome, skips: int) -> None:
     assert len(outcome.skipped) == skips, outcome.skipped
 
 
-@pytest.mark.parametrize("module", DIRECTORY_MODULES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The long module has its test in the long run, and is not mentioned otherwise."""
+    if metafunc.function is test_in_the_place_of_the_directory_store:
+        is_full = metafunc.config.getoption("--hypothesis-profile") == "full"
+        metafunc.parametrize("module", (LONG_MODULE, *DIRECTORY_MODULES) if is_full else DIRECTORY_MODULES)
+
+
 def test_in_the_place_of_the_directory_store(upstream: Upstream, module: int) -> None:
     """As dir_store every module passes, and skips no more than it does there."""
     check(upstream.outcome("dir_store", module), SKIPS.get(module, 0))
@@ -135,10 +139,3 @@ def test_in_the_place_of_the_directory_store(upstream: Upstream, module: int) ->
 def test_in_the_place_of_the_s3_store(upstream: Upstream, module: int) -> None:
     """As s3_store, over S3 as our own server speaks it."""
     check(upstream.outcome("s3_store", module), S3_SKIPS.get(module, 0))
-
-
-def test_the_long_module(upstream: Upstream, is_full: bool) -> None:
-    """The random one, in the place of the directory store; in the long run only."""
-    if not is_full:
-        pytest.skip("six minutes of test_tiered14: make test-full runs them")
-    check(upstream.outcome("dir_store", LONG_MODULE), 0)
