@@ -48,7 +48,7 @@ def test_reads_that_wait_close_to_each_other_fetch_what_is_around() -> None:
     ahead = ReadAhead(10_000, 64, lambda block: block in waited_for)
     assert ahead.note_read(403, 404, waits=True) == []
     fetched = ahead.note_read(400, 401, waits=True)
-    assert fetched == [401, 402, *range(404, 404 + ReadAhead.AREA_FIRST_BATCH - 2)]
+    assert fetched == [401, 402, *range(404, 404 + 2 * ReadAhead.NEAR_BLOCKS - 2)]
     assert ahead.statistics().area_fetched_blocks == ahead.statistics().fetched_blocks == len(fetched)
 
 
@@ -111,9 +111,12 @@ def test_a_reader_who_jumps_about_is_charged_little(block_count: int, seed: int)
     for _ in range(2000):
         reader.read(dice.randrange(block_count))
     figures = reader.ahead.statistics()
-    least = ReadAhead.AREA_NEARS * ReadAhead.NEAR_BLOCKS
+    least = ReadAhead.AREA_LEAST * ReadAhead.NEAR_BLOCKS
     charged = least * (2000 // ReadAhead.AREA_PATIENCE + 1)
-    assert figures.area_fetched_blocks <= charged + ReadAhead.AREA_GAIN * figures.area_used_blocks
+    assert (
+        figures.area_fetched_blocks
+        <= charged + ReadAhead.AREA_GAIN * ReadAhead.NEAR_BLOCKS * figures.area_used_blocks
+    )
     assert figures.area_fetched_blocks < 2000 / 3
 
 
@@ -123,11 +126,11 @@ def test_what_nobody_asks_for_is_given_up() -> None:
     for block in (10, 12, 13, 14):
         reader.read(block)
     raised = reader.ahead.statistics().area_allowance_blocks
-    assert raised > ReadAhead.AREA_NEARS * ReadAhead.NEAR_BLOCKS
+    assert raised > ReadAhead.AREA_LEAST * ReadAhead.NEAR_BLOCKS
     for number in range(20 * ReadAhead.AREA_PATIENCE):
         reader.read(1000 + 40 * number)
     figures = reader.ahead.statistics()
-    assert figures.area_wasted_blocks >= ReadAhead.AREA_FIRST_BATCH - 2
+    assert figures.area_wasted_blocks >= 2 * ReadAhead.NEAR_BLOCKS - 2
     assert figures.area_allowance_blocks < raised
 
 

@@ -9,7 +9,7 @@ the stream. When fetched blocks go unused the windows of all streams are halved;
 Readers of many small files, in another order than they lie, make no stream. When two reads that had to wait
 are close to each other, what lies around them is fetched too: the *area*. How much of areas may be there
 that nobody has asked for yet is the *allowance*. Each of these blocks that is asked for raises it, by many:
-one block of sixteen is reason enough to fetch on. Each that waits in vain for long lowers it by one. While it
+one block of thirty is reason enough to fetch on. Each that waits in vain for long lowers it by one. While it
 is above its least, any read that waits has its area fetched, without a second one near by. So a reader of
 some hundred megabytes, in whatever order, soon finds most of them in memory; one who jumps about on a larger
 disk is charged the least allowance, once in a long while.
@@ -63,19 +63,19 @@ class ReadAhead:
     #: Large reads that were taken for a stream's first and were not, before no more are; one that was makes
     #: up for two.
     GUESSES_MAX = 4
-    #: Two reads so many blocks apart are close: 2 MiB at 128 KiB, some directories of small files.
+    #: Two reads so many blocks apart are close: 2 MiB at 128 KiB, some directories of small files. What is
+    #: fetched of areas is measured in this distance.
     NEAR_BLOCKS = 16
-    #: The least allowance, in such distances: with less it takes longer to know a reader of 400 blocks for
-    #: one.
-    AREA_NEARS = 4
+    #: The least allowance, in distances: with less it takes longer to know a reader of 400 blocks for one.
+    AREA_LEAST = 3
     #: By how much one block that is asked for raises the allowance. Of 400 blocks that are read in any order
-    #: all but 31 are there in time then, with half of it all but 100. Readers of 5,000 blocks gain nothing.
-    AREA_GAIN = 16
-    #: So many blocks are fetched at once: what can be under way; and while nothing is known of the reader.
-    AREA_BATCH = 64
-    AREA_FIRST_BATCH = 24
+    #: all but 25 are there in time then, with half of it all but 50.
+    AREA_GAIN = 2
+    #: What is fetched at once. Twice as much gains little; and on a line of 100 Mbit/s what somebody waits
+    #: for would come behind 0.7 seconds' worth of what nobody has asked for.
+    AREA_BATCH = 2
     #: After so many more reads that waited, a block of an area has been fetched in vain. A reader who jumps
-    #: about is charged the least allowance so often at most: a quarter of what he reads, and less the larger
+    #: about is charged the least allowance so often at most: a fifth of what he reads, and less the larger
     #: the disk is, because it takes two reads that are close.
     AREA_PATIENCE = 256
     #: Blocks that are looked at in search of unknown ones of an area.
@@ -111,7 +111,7 @@ class ReadAhead:
         self._area: OrderedDict[int, int] = OrderedDict()
         self._allowance_max = area_blocks_max
         # Half of what may be, where that is little: above the least something must be left to rise to.
-        self._allowance_min = min(self.AREA_NEARS * self._near_blocks, area_blocks_max // 2)
+        self._allowance_min = min(self.AREA_LEAST * self._near_blocks, area_blocks_max // 2)
         self._allowance = self._allowance_min
         self._waited_count = 0
         self._area_fetched_blocks = self._area_used_blocks = self._area_wasted_blocks = 0
@@ -180,10 +180,11 @@ class ReadAhead:
         return blocks
 
     def _use_area(self, first: int, stop: int) -> None:
+        gain = self.AREA_GAIN * self._near_blocks
         for block in range(first, stop):
             if self._area.pop(block, None) is not None:
                 self._area_used_blocks += 1
-                self._allowance = min(self._allowance + self.AREA_GAIN, self._allowance_max)
+                self._allowance = min(self._allowance + gain, self._allowance_max)
 
     def _fetch_area(self, first: int) -> list[int]:
         """The unknown blocks around a read that waits, as many as may be, if there are signs that they will
@@ -193,7 +194,7 @@ class ReadAhead:
         near = [block for block in self._lone if 0 < abs(block - first) <= self._near_blocks]
         self._lone.append(first)
         is_proven = self._allowance > self._allowance_min
-        room = min(self._allowance - len(self._area), self.AREA_BATCH if is_proven else self.AREA_FIRST_BATCH)
+        room = min(self._allowance - len(self._area), self.AREA_BATCH * self._near_blocks)
         if room <= 0 or not (near or is_proven):
             return []
         begin = min([first, *near]) if near else max(0, first - self._near_blocks // 4)
