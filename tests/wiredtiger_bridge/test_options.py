@@ -37,6 +37,9 @@ def test_options_reach_their_settings() -> None:
             "verbose": "(tiered=3)",
             "delay_ms": "130",
             "force_delay": "3",
+            "error_kind": "flip_bit",
+            "error_operations": "[get, list]",
+            "open_check": "0",
         },
         HOME,
     )
@@ -53,6 +56,9 @@ def test_options_reach_their_settings() -> None:
     assert options.files.allow_remove is False
     assert options.files.faults is not None
     assert options.files.faults.force_delay == 3
+    assert options.files.faults.error_kind == "flip_bit"
+    assert options.files.faults.operations == ("get", "list")
+    assert options.files.open_check_seconds == 0
     assert options.patience_seconds == 60
     assert options.log_level == 3
     assert not options.idempotent

@@ -98,30 +98,36 @@ def _read(reader: "_Reader") -> Options:
         buckets=reader.text("buckets") or "",
         directories=like_directory_store,
         log_level=level,
-        files=_files(reader, level, remove),
+        files=_files(reader, level, remove, like_directory_store),
         bucket=_bucket(reader),
     )
 
 
-def _files(reader: "_Reader", level: int, remove: str) -> FilesSettings:
+def _files(reader: "_Reader", level: int, remove: str, directories: bool) -> FilesSettings:
     plain = FilesSettings()
     faults = FaultSettings(
         delay_ms=reader.number("delay_ms", 0),
         force_delay=reader.number("force_delay", 0),
         error_ms=reader.number("error_ms", 0),
         force_error=reader.number("force_error", 0),
+        error_kind=reader.text("error_kind") or FaultSettings().error_kind,
+        operations=reader.words("error_operations", FaultSettings().operations),
+        above_retries=reader.flag("error_above_retries", False),
     )
     return FilesSettings(
         cache_dir=reader.path("cache_directory"),
+        # Who knows the directory store lists its cache, and expects objects there and nothing else.
+        cache_state_beside=directories,
         # As the directory store says it: 0 keeps nothing that stays.
         private_cache=not reader.flag("cache", True),
         cache_size_bytes=reader.size("cache_size", plain.cache_size_bytes),
         mode=reader.text("mode") or plain.mode,
         whole_max_bytes=reader.size("whole_max", plain.whole_max_bytes),
         read_ahead_bytes=reader.size("read_ahead", plain.read_ahead_bytes),
+        open_check_seconds=reader.seconds("open_check", plain.open_check_seconds),
         allow_remove=remove == "true",
         log_level=level,
-        faults=faults if faults != FaultSettings() else None,
+        faults=faults if faults.force_delay or faults.force_error else None,
         statistics_file=reader.path("statistics_file"),
         statistics_seconds=reader.seconds("statistics_interval", plain.statistics_seconds),
     )
@@ -187,6 +193,13 @@ class _Reader:
         if text not in allowed:
             raise Invalid(f"option {name}={text} is not one of {', '.join(allowed)}")
         return text
+
+    def words(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """``[get,put]``."""
+        text = self.text(name)
+        if text is None:
+            return default
+        return tuple(word.strip() for word in text.strip("[()]").split(",") if word.strip())
 
     def number(self, name: str, default: int) -> int:
         text = self.text(name)
