@@ -140,6 +140,9 @@ class ObjectCache:
         self._is_private = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="bucketry-")) if directory is None else directory
         self._state = state_directory or self.directory / STATE_NAME
+        # As text: a path costs more to build than what is done with it, once for each block stored.
+        self._lock_path = os.fspath(self._state / "lock")
+        self._state_path = os.fspath(self._state)
         self._size_bytes = size_bytes
         self._keep_free_bytes = keep_free_bytes
         self._now = now
@@ -457,7 +460,7 @@ class ObjectCache:
     # -- the account -----------------------------------------------------------------------------------------
 
     def _open_lock(self) -> int:
-        return os.open(self._state / "lock", _FILE_FLAGS | os.O_CREAT, 0o600)
+        return os.open(self._lock_path, _FILE_FLAGS | os.O_CREAT, 0o600)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
@@ -530,7 +533,7 @@ class ObjectCache:
         return time.monotonic() < self._pause_until
 
     def _free_bytes(self) -> int:
-        status = os.statvfs(self._state)
+        status = os.statvfs(self._state_path)
         return status.f_bavail * status.f_frsize
 
     def _local_failure(self, what: str, error: OSError) -> None:
