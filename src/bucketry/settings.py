@@ -286,6 +286,10 @@ class FaultSettings:
 FILES_LOG_LEVELS = range(-3, 6)
 
 
+#: Of AES-256.
+FILES_KEY_BYTES = 32
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadSettings:
     """How files go into a bucket."""
@@ -337,6 +341,9 @@ class FilesSettings:
     open_check_seconds: float = 5.0
     #: How files go into the bucket.
     upload: UploadSettings = field(default_factory=UploadSettings)
+    #: 32 random bytes: files are encrypted before they leave this machine (docs/format.md, "Sealed files").
+    #: The cache keeps them as they are read.
+    encryption_key: Secret | None = None
     #: False: remove is refused (ENOTSUP), as S3 storage sources refuse it.
     allow_remove: bool = True
     #: Listings as WiredTiger's S3 store gives them: a slash is put behind the directory, and it stays in the
@@ -364,5 +371,7 @@ class FilesSettings:
             raise Invalid(f"statistics_seconds {self.statistics_seconds} is not above 0 and finite")
         if self.log_level is not None and self.log_level not in FILES_LOG_LEVELS:
             raise Invalid(f"log level {self.log_level} is not from -3 (errors) to 5 (everything)")
+        if self.encryption_key is not None and len(self.encryption_key.reveal()) != FILES_KEY_BYTES:
+            raise Invalid(f"an encryption key for files has {FILES_KEY_BYTES} bytes")
         if self.private_cache and self.cache_dir is not None:
             raise Invalid("a private cache has no directory of its own name")

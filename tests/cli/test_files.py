@@ -169,3 +169,30 @@ def test_figures_of_a_source(run: Run, url: str, local: Path) -> None:
     assert "put objects: 1" in told
     assert json.loads(run("stats", "figures.json", "--json").output)["counters"]["put_objects"] == 1
     assert "bucketry_files_counters_put_objects 1\n" in (local / "figures.prom").read_text()
+
+
+def test_files_are_encrypted_with_a_key(run: Run, url: str, local: Path, tmp_path: Path) -> None:
+    """What is put with a key is nowhere readable without it: not in the bucket, not by a get."""
+    (tmp_path / "key").write_text("0f" * 32 + "\n")
+    (tmp_path / "same-key").write_bytes(bytes([0x0F]) * 32)
+    (tmp_path / "other-key").write_bytes(bytes(32))
+    (local / "secret.txt").write_bytes(b"nobody shall read this\n" * 1000)
+    put = run("put", local / "secret.txt", url, "--encryption-key-file", tmp_path / "key")
+    assert put.code == exits.OK, put.errors
+    stored = (tmp_path / "bucket/secret.txt").read_bytes()
+    assert b"nobody" not in stored
+    cat = run("cat", url, "secret.txt", "--encryption-key-file", tmp_path / "same-key")
+    assert (cat.code, cat.output) == (exits.OK, "nobody shall read this\n" * 1000)
+    size = json.loads(run("ls", url, "--json", "--encryption-key-file", tmp_path / "key").output)
+    assert size["files"][0]["size_bytes"] == 23_000
+    wrong = run("cat", url, "secret.txt", "--encryption-key-file", tmp_path / "other-key")
+    assert wrong.code == exits.FAILED
+    assert "sealed with another key" in wrong.errors
+    without = run("cat", url, "secret.txt")
+    assert (without.code, without.output) == (exits.DENIED, "")
+    assert "is encrypted: its key was not given" in without.errors
+    for content in (b"", b"x" * 31, b"0f" * 33, b"zz" * 32):
+        (tmp_path / "bad-key").write_bytes(content)
+        refused = run("ls", url, "--encryption-key-file", tmp_path / "bad-key")
+        assert refused.code == exits.USAGE
+        assert "neither 32 bytes nor 64 hexadecimal digits" in refused.errors

@@ -224,8 +224,18 @@ async def test_another_key_opens_nothing() -> None:
     with pytest.raises(NotFound):
         await other.get("absent")
     assert [entry async for page in other.list(prefix="plain") for entry in page] == [
-        Entry("plain", 4, (await MemoryBucket(store).head("plain")).etag)
+        Entry("plain", 4, "sealed " + (await MemoryBucket(store).head("plain")).etag)
     ]
+
+
+@on_virtual_time
+async def test_sealed_and_plain_bytes_are_two_versions() -> None:
+    """Their ETags differ, so that no cache takes one for the other."""
+    store = MemoryStore()
+    bucket = SealedBucket(MemoryBucket(store), KEY)
+    etag = await bucket.put("key", b"data")
+    assert etag == (await bucket.head("key")).etag == (await bucket.get("key")).info.etag
+    assert etag != (await MemoryBucket(store).head("key")).etag
 
 
 @pytest.mark.parametrize("secret", [b"", b"x" * 31, b"x" * 33])

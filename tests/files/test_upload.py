@@ -24,6 +24,7 @@ from bucketry.bucket.interface import (
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.bucket.retrying import Retrying
 from bucketry.codec.offload import inline
+from bucketry.codec.sealed_bucket import SealedBucket
 from bucketry.core.pieces import PIECES_METADATA, decode, sum_pieces
 from bucketry.core.priority import Priority
 from bucketry.errnos import file_errno_of
@@ -40,7 +41,7 @@ from bucketry.errors import (
 )
 from bucketry.files.upload import Uploaded, sweep, upload
 from bucketry.files.upload_records import UploadRecords
-from bucketry.settings import RetrySettings, UploadSettings
+from bucketry.settings import RetrySettings, Secret, UploadSettings
 from bucketry.testing.faulty_bucket import Delay, Fail, Fault, FaultRates, FaultyBucket, LoseAnswer, Throttle
 from bucketry.testing.virtual_time import on_virtual_time
 
@@ -736,6 +737,38 @@ async def test_a_killed_upload_that_somebody_aborted_begins_anew(large: Path, tm
     await send(MemoryBucket(store), large, records=records)
     await check_object(store, LARGE)
     assert list((tmp_path / "records").iterdir()) == []
+
+
+@pytest.mark.logs("are left until it is uploaded again", "trying again in", required=False)
+def test_a_sealed_file_is_uploaded_alike(large: Path, small: Path, tmp_path: Path) -> None:
+    """Encrypted on its way: again, other content, faults, and a kill, whose upload nobody can go on with."""
+
+    @on_virtual_time
+    async def run() -> None:
+        secret = Secret(bytes(32))
+        for path, data in ((small, SMALL), (large, LARGE), (large, LARGE[: 4 * PART])):
+            write(path, data)
+            store = MemoryStore()
+            records = UploadRecords(tmp_path / "records")
+            below = FaultyBucket(MemoryBucket(store), rates=FaultRates(fail=0.1, lose_answer=0.1))
+            below.plan(Fail(Denied), operation="complete_upload", times=3)
+            below.plan(Fail(Denied), operation="abort_upload", times=3)
+            if path == large:
+                with pytest.raises(Denied):
+                    await send(SealedBucket(retrying(below), secret), path, records=records)
+            bucket = SealedBucket(retrying(MemoryBucket(store)), secret)
+            assert not (await send(bucket, path, records=records)).was_there
+            assert (await send(bucket, path, records=records)).was_there
+            write(tmp_path / "other", data[::-1])
+            with pytest.raises(AlreadyExists):
+                await send(bucket, tmp_path / "other")
+            found = await bucket.get("dir/key")
+            assert found.data == data
+            text = found.info.attributes.metadata[PIECES_METADATA]
+            assert decode(text, len(data)) == sum_pieces([data])
+            assert await open_uploads(bucket) == []
+
+    run()
 
 
 @pytest.mark.logs("are left until it is uploaded again")

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,9 +14,10 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
 from bucketry.cli.options import Connection, connection_options
-from bucketry.cli.parameters import SIZE, SectionedOption, json_option, url_argument
+from bucketry.cli.parameters import EXISTING_FILE, SIZE, SectionedOption, json_option, url_argument
 from bucketry.cli.progress import Update, progress
 from bucketry.cli.reports import lines
+from bucketry.cli.secrets import read_key_file
 from bucketry.core.units import format_size
 from bucketry.errors import (
     AlreadyExists,
@@ -26,7 +27,7 @@ from bucketry.errors import (
     Invalid,
     NotFound,
 )
-from bucketry.settings import FilesSettings
+from bucketry.settings import FilesSettings, Secret
 
 if TYPE_CHECKING:
     from bucketry.files.file_handle import FileHandle
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _COPY_BYTES = 8 << 20
 #: The cache of one command, on its way to a file of the user's: what is read ahead, no copy of everything.
 _PASSING_BYTES = 256 << 20
+#: Where the key waits between an option and the opening of the bucket.
+_KEY_META = "bucketry.files.encryption_key"
 _EXITS = [exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.INTERRUPTED]
 _DIRECTORY = click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 
@@ -57,6 +60,23 @@ cache_size_option = click.option(
     default=FilesSettings().cache_size_bytes,
     show_default="4G",
     help="For what is in it.",
+)
+
+
+def _take_key(context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        context.meta[_KEY_META] = read_key_file(path)
+
+
+encryption_option = click.option(
+    "--encryption-key-file",
+    cls=SectionedOption,
+    section="Encryption",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    expose_value=False,
+    callback=_take_key,
+    help="Files are encrypted on this machine: 32 random bytes, or 64 hexadecimal digits.",
 )
 
 
@@ -87,6 +107,7 @@ def files() -> None:
 @click.option("--long", "is_long", is_flag=True, help="Sizes and ETags, too.")
 @json_option
 @connection_options
+@encryption_option
 def list_command(url: str, beginning: str, is_long: bool, as_json: bool, connection: Connection) -> None:
     """List the files at URL, those whose names begin with PREFIX.
 
@@ -120,6 +141,7 @@ def list_command(url: str, beginning: str, is_long: bool, as_json: bool, connect
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @json_option
 @connection_options
+@encryption_option
 def stat_command(url: str, names: tuple[str, ...], as_json: bool, connection: Connection) -> None:
     """Tell size, ETag and time of files, and whether checksums of them are kept."""
     reports = []
@@ -157,6 +179,7 @@ def stat_command(url: str, names: tuple[str, ...], as_json: bool, connection: Co
 @click.option("--name", metavar="NAME", help="Another name than the file's own; for one FILE.")
 @json_option
 @connection_options
+@encryption_option
 def put_command(
     sources: tuple[str, ...], url: str, name: str | None, as_json: bool, connection: Connection
 ) -> None:
@@ -199,6 +222,7 @@ def put_command(
 @cache_dir_option
 @cache_size_option
 @connection_options
+@encryption_option
 def get_command(
     url: str,
     name: str,
@@ -251,6 +275,7 @@ def get_command(
 @cache_dir_option
 @cache_size_option
 @connection_options
+@encryption_option
 def cat_command(
     url: str,
     names: tuple[str, ...],
@@ -368,7 +393,9 @@ def _opened(
     if "://" not in url:
         raise Invalid(f"{url!r} is not a bucket URL like s3://bucket/prefix")
     bucket = connection.settings(url)
-    with _told(), StorageSource(settings=settings or _reading(None, 0), bucket=bucket) as source:
+    key: Secret | None = click.get_current_context().meta.get(_KEY_META)
+    chosen = replace(settings or _reading(None, 0), encryption_key=key)
+    with _told(), StorageSource(settings=chosen, bucket=bucket) as source:
         yield source.customize_file_system(url)
 
 

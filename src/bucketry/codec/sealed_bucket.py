@@ -40,6 +40,7 @@ from bucketry.bucket.interface import (
     BytesLike,
     Condition,
     Entry,
+    IfMatch,
     Object,
     ObjectInfo,
     Part,
@@ -53,14 +54,14 @@ from bucketry.codec.offload import Offload, inline
 from bucketry.core.pieces import PIECES_METADATA
 from bucketry.core.priority import Priority
 from bucketry.errors import Closed, Corrupt, Invalid, UploadGone
-from bucketry.settings import Secret
+from bucketry.settings import FILES_KEY_BYTES, Secret
 
 _T = TypeVar("_T")
 
 #: The entry of the metadata that says how an object is sealed.
 SEALED_METADATA = "bucketry-sealed"
-KEY_BYTES = 32
 _VERSION = "1"
+_ETAG_MARK = "sealed "
 _SALT_BYTES = 16
 #: What one range reads at least; nonces and tags cost 0.04 % of space.
 CHUNK_BYTES = 64 << 10
@@ -89,7 +90,7 @@ class _Sealer:
     """Seals and opens the chunks of one object."""
 
     def __init__(self, secret: Secret, salt: bytes, key: str) -> None:
-        derived = HKDF(SHA256(), KEY_BYTES, salt, b"bucketry sealed object 1").derive(secret.reveal())
+        derived = HKDF(SHA256(), FILES_KEY_BYTES, salt, b"bucketry sealed object 1").derive(secret.reveal())
         self._cipher = AESGCM(derived)
         self._name = key.encode()
 
@@ -155,8 +156,8 @@ class SealedBucket(BucketWrapper):
 
     def __init__(self, below: Bucket, secret: Secret, *, offload: Offload = inline) -> None:
         super().__init__(below)
-        if len(secret.reveal()) != KEY_BYTES:
-            raise Invalid(f"an encryption key has {KEY_BYTES} bytes, this one {len(secret.reveal())}")
+        if len(secret.reveal()) != FILES_KEY_BYTES:
+            raise Invalid(f"an encryption key has {FILES_KEY_BYTES} bytes, this one {len(secret.reveal())}")
         self._secret = secret
         self._offload = offload
         self._uploads: dict[str, _Upload] = {}
@@ -192,8 +193,10 @@ class SealedBucket(BucketWrapper):
     ) -> str:
         sealer, sealed_attributes = self._seal_attributes(key, attributes)
         sealed = await self._run(len(data), lambda: sealer.seal(data, 0, has_end=True))
-        return await self._below.put(
-            key, sealed, attributes=sealed_attributes, condition=condition, priority=priority
+        return _above(
+            await self._below.put(
+                key, sealed, attributes=sealed_attributes, condition=_below(condition), priority=priority
+            )
         )
 
     async def list(
@@ -277,10 +280,10 @@ class SealedBucket(BucketWrapper):
                 await self._below.put_part(key, upload_id, len(parts) + 1, end, priority=priority)
             )
         etag = await self._below.complete_upload(
-            key, upload_id, sealed_parts, condition=condition, priority=priority
+            key, upload_id, sealed_parts, condition=_below(condition), priority=priority
         )
         self._uploads.pop(upload_id, None)
-        return etag
+        return _above(etag)
 
     async def abort_upload(
         self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
@@ -350,7 +353,8 @@ class SealedBucket(BucketWrapper):
         except (InvalidTag, ValueError):
             raise self._does_not_open(info.key) from None
         attributes = replace(info.attributes, metadata=metadata)
-        return replace(info, size_bytes=size_bytes, attributes=attributes), sealer
+        etag = _above(info.etag)
+        return replace(info, size_bytes=size_bytes, etag=etag, attributes=attributes), sealer
 
     async def _plain(self, found: Object, first_index: int, byte_range: ByteRange | None) -> Object:
         info, sealer = self._opened(found.info)
@@ -388,7 +392,20 @@ def _unpack(packed: bytes) -> str:
 def _plain_entry(entry: Entry) -> Entry:
     """What is not sealed keeps its size: a listing opens nothing."""
     size_bytes = plain_size(entry.size_bytes)
-    return entry if size_bytes is None else replace(entry, size_bytes=size_bytes)
+    etag = None if entry.etag is None else _above(entry.etag)
+    return replace(entry, size_bytes=entry.size_bytes if size_bytes is None else size_bytes, etag=etag)
+
+
+def _above(etag: str) -> str:
+    """Another ETag than the store's: who keeps what he has read must not take sealed bytes for plain ones,
+    should somebody read the object without the key."""
+    return f"{_ETAG_MARK}{etag}"
+
+
+def _below(condition: Condition) -> Condition:
+    if isinstance(condition, IfMatch):
+        return IfMatch(condition.etag.removeprefix(_ETAG_MARK))
+    return condition
 
 
 def _sealed_part_size(part_size_bytes: int) -> int:

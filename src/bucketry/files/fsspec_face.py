@@ -47,7 +47,7 @@ _S3FS_NAMES = {
 }
 _BUCKET_OPTIONS = frozenset(field.name for field in fields(BucketSettings)) - {"url", "prefix"}
 _FILES_OPTIONS = frozenset(field.name for field in fields(FilesSettings))
-_SECRET_OPTIONS = frozenset({"access_key", "session_token"})
+_SECRET_OPTIONS = frozenset({"access_key", "session_token", "encryption_key"})
 #: Options that fsspec adds by itself, or that mean something to its base class.
 _OF_FSSPEC = frozenset(
     {

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from bucketry.bucket.interface import Bucket, ByteRange, Object
 from bucketry.bucket.threads import Threads
+from bucketry.codec.sealed_bucket import SEALED_METADATA
 from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.pieces import PIECES_METADATA, Pieces, decode, encode
 from bucketry.core.priority import Priority
@@ -25,6 +26,7 @@ from bucketry.errors import (
     BucketNotFound,
     Closed,
     Corrupt,
+    Denied,
     Invalid,
     NotFound,
     PreconditionFailed,
@@ -402,6 +404,8 @@ class ObjectReader:
         attempt = 1
         while True:
             found = await self._bucket.get(key, byte_range=ByteRange(0, end))
+            if SEALED_METADATA in found.info.attributes.metadata:
+                raise Denied(f"{self._bucket.url}: object {key} is encrypted: its key was not given")
             try:
                 pieces = _check_first(found, end)
             except Corrupt as error:

@@ -17,6 +17,7 @@ from bucketry.bucket.injected import Injected
 from bucketry.bucket.interface import Bucket
 from bucketry.bucket.stack import stacked
 from bucketry.bucket.wrapper import close_pages
+from bucketry.codec.sealed_bucket import SealedBucket
 from bucketry.core.exposition import render_prometheus
 from bucketry.errors import BucketNotFound, BucketryError, Denied, Invalid, Unavailable
 from bucketry.files.config_text import read_options
@@ -165,6 +166,8 @@ class StorageSource:
                 prefix += options.get("prefix", "")
                 if prefix:
                     object_key(prefix, "name")
+                if self._settings.encryption_key is not None:
+                    store = SealedBucket(store, self._settings.encryption_key, offload=asyncio.to_thread)
                 if (faults := self._settings.faults) is not None and faults.above_retries:
                     store = Injected(store, faults)
                 self._gate.call(self._running, lambda: _check(store, name, prefix))
