@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -100,6 +102,70 @@ def test_a_cancelled_call_has_ended_when_its_caller_goes_on(running: LoopThread)
     with pytest.raises(Closed):
         call.result()
     assert held.ended.is_set()
+
+
+def interrupt_when_waiting() -> threading.Thread:
+    """Ctrl-C for the main thread as soon as it waits for a result, by a thread to be joined."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def waits() -> bool:
+        frame = sys._current_frames()[main]
+        return (
+            frame.f_code.co_name == "wait"
+            and frame.f_back is not None
+            and frame.f_back.f_code.co_name == "result"
+        )
+
+    def send() -> None:
+        while not waits():
+            threading.Event().wait(0.005)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_ends_a_call(running: LoopThread) -> None:
+    """The thread that waits goes on with KeyboardInterrupt when nothing of the call runs any more; so it does
+    through a gate. A call that others wait for, too, goes on without it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gate = Gate("the file")
+    try:
+        for wait in (running.call, lambda make: gate.call(running, make)):
+            held = Held()
+            thread = interrupt_when_waiting()
+            with pytest.raises(KeyboardInterrupt), gate:
+                wait(held.wait)
+            thread.join()
+            assert held.ended.is_set()
+        shared = Held()
+        call = running.start(shared.wait)
+        shared.begun.wait()
+        thread = interrupt_when_waiting()
+        with pytest.raises(KeyboardInterrupt), gate:
+            gate.wait(call)
+        thread.join()
+        assert not shared.ended.is_set()
+        call.give_up()
+        assert shared.ended.is_set()
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_a_call_that_is_given_up_before_it_began(running: LoopThread) -> None:
+    """Never runs, even if it is begun afterwards; and giving up does not wait for ever."""
+    held = Held()
+    call = running.prepare(held.wait)
+    call.give_up()
+    running.begin(call)
+    with pytest.raises(Closed):
+        call.result()
+    assert running.call(lambda: _answer(1)) == 1
+    assert not held.begun.is_set()
+    running.close()
+    call.give_up()
 
 
 def test_calls_from_within_are_refused(running: LoopThread) -> None:

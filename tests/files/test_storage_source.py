@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -155,6 +154,20 @@ def test_file_systems_of_one_directory_share_a_cache(home: Path) -> None:
             assert handle.read(0, 12) == b"content of a"
         two.terminate()
         assert source.statistics()["caches"] == {}
+
+
+def test_buckets_of_one_name_at_two_endpoints(server: S3Server, home: Path) -> None:
+    """Share a cache directory by default, and no content, even where nothing is ever compared."""
+    with S3Server() as stranger:
+        stranger.make_bucket("bucket")
+        for n, (where, content) in enumerate(((server, b"ours"), (stranger, b"theirs"))):
+            (home / "same").write_bytes(content)
+            with StorageSource(home, FilesSettings(open_check_seconds=0), on_server(where)) as source:
+                files = source.customize_file_system("bucket;us-east-1", TOKEN)
+                files.flush("same", "one-name")
+                with files.open_file("one-name") as handle:
+                    assert handle.read(0, len(content)) == content
+            assert len(list(home.glob("cache-*"))) == 1, n
 
 
 def test_absence_can_be_remembered(server: S3Server, home: Path) -> None:
@@ -434,32 +447,6 @@ def test_programs_that_end_as_they_please(home: Path, what: str, output: str) ->
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
-
-
-def test_ctrl_c_ends_a_call(server: S3Server, home: Path) -> None:
-    """The thread that waits goes on with KeyboardInterrupt, and nothing of the call is left."""
-    with StorageSource(home, FilesSettings(private_cache=True), on_server(server)) as source:
-        files = source.customize_file_system("bucket;us-east-1", TOKEN)
-        server.plan(Stall(), operation="HeadObject")
-        before = server.snapshot().requests.get("HeadObject", 0)
-
-        def interrupt() -> None:
-            while server.snapshot().requests.get("HeadObject", 0) == before:
-                threading.Event().wait(0.01)
-            signal.raise_signal(signal.SIGINT)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        old = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
-                files.exist("anything")
-        finally:
-            signal.signal(signal.SIGINT, old)
-            thread.join()
-            server.release_stalls()
-        assert files.exist("anything") is False
 
 
 def test_names_are_exported() -> None:

@@ -312,7 +312,7 @@ class FileSystem:
                 is_new = not shared.count
                 shared.count += 1
             try:
-                shared.object = self._gate.wait(shared.opened, is_shared=True)
+                shared.object = self._gate.wait(shared.opened)
                 handle = FileHandle(self, name, shared, shared.object)
             except BaseException:
                 self._give_back(shared)

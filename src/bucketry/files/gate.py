@@ -47,10 +47,19 @@ class Gate:
                 self._empty.notify_all()
 
     def call(self, running: LoopThread, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """From inside: run a coroutine and wait for it. Raises Closed when the gate is closed meanwhile."""
-        return self.wait(running.start(make))
+        """From inside: run a coroutine and wait for it. Raises Closed when the gate is closed meanwhile. An
+        interruption of this thread (Ctrl-C) ends it first."""
+        call = running.prepare(make)
+        try:
+            running.begin(call)
+            return self.wait(call)
+        except Exception:
+            raise
+        except BaseException:
+            call.give_up()
+            raise
 
-    def wait(self, call: Call[T], *, is_shared: bool = False) -> T:
+    def wait(self, call: Call[T]) -> T:
         """From inside: wait for a call, which others may wait for, too."""
         with self._lock:
             self._calls.add(call)
@@ -59,7 +68,7 @@ class Gate:
             # Whoever closed it has already ended the calls that he saw.
             call.cancel()
         try:
-            return call.result(is_shared=is_shared)
+            return call.result()
         finally:
             with self._lock:
                 self._calls.discard(call)

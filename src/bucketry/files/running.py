@@ -22,28 +22,17 @@ T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """A coroutine that runs in the loop of another thread."""
+    """A coroutine that runs, or will run, in the loop of another thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._loop = loop
         self._make = make
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._task: asyncio.Task[T] | None = None
-        self._is_cancelled = False
 
-    def result(self, *, is_shared: bool = False) -> T:
-        """Wait for what it returns or raises. Raises Closed when it was cancelled. An interruption of the
-        waiting thread (Ctrl-C) cancels it, unless others wait for it, too."""
-        try:
-            return self._future.result()
-        except Exception:
-            raise
-        except BaseException:
-            if is_shared:
-                raise
-            self.cancel()
-            concurrent.futures.wait([self._future])
-            raise
+    def result(self) -> T:
+        """Wait for what it returns or raises. Raises Closed when it was cancelled."""
+        return self._future.result()
 
     @property
     def is_done(self) -> bool:
@@ -53,23 +42,31 @@ class Call(Generic[T]):
         """Call ``function`` when it has ended, in the loop; here and now when it has already."""
         self._future.add_done_callback(function)
 
-    def cancel(self) -> None:
-        """Ask it to end, from any thread. Whoever waits for it still waits until it has ended."""
-        with suppress(RuntimeError):  # the loop is closed: it has ended
+    def cancel(self) -> bool:
+        """Ask it to end, from any thread. Whoever waits for it still waits until it has ended. False when the
+        loop itself has ended, and it with the loop."""
+        try:
             self._loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Cancel it, and wait until nothing of it runs any more; or will ever run, if it has not begun."""
+        if self.cancel():
+            concurrent.futures.wait([self._future])
 
     def begin(self, context: contextvars.Context) -> None:
-        """In the loop: start it."""
-        if self._is_cancelled:
-            self._future.set_exception(Closed("cancelled before it began"))
-            return
-        self._task = self._loop.create_task(self._make(), context=context)
-        self._task.add_done_callback(self._ended)
+        """In the loop: start it, unless it was cancelled."""
+        if not self._future.done():
+            self._task = self._loop.create_task(self._make(), context=context)
+            self._task.add_done_callback(self._ended)
 
     def _cancel(self) -> None:
-        self._is_cancelled = True
         if self._task is not None:
             self._task.cancel()
+        elif not self._future.done():
+            self._future.set_exception(Closed("cancelled before it began"))
 
     def _ended(self, task: "asyncio.Task[T]") -> None:
         if task.cancelled():
@@ -113,21 +110,37 @@ class LoopThread:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run the coroutine that ``make`` makes and wait for what it returns or raises. Raises Closed when
-        the loop has ended, or ends meanwhile."""
-        return self.start(make).result()
+        the loop has ended, or ends meanwhile. An interruption of this thread (Ctrl-C) ends it first."""
+        call = self.prepare(make)
+        try:
+            self.begin(call)
+            return call.result()
+        except Exception:
+            raise
+        except BaseException:
+            call.give_up()
+            raise
 
     def start(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """The same without waiting."""
+        call = self.prepare(make)
+        self.begin(call)
+        return call
+
+    def prepare(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+        """A call that has not begun: nothing is lost when its caller is interrupted before he waits."""
+        return Call(self._loop, make)
+
+    def begin(self, call: Call[Any]) -> None:
+        """Raises Closed; Invalid from within the loop."""
         if threading.get_ident() == self._thread.ident:
             raise Invalid(f"{self._name}: a synchronous call from within its own event loop would never end")
         if os.getpid() != self._pid:
             raise Closed(f"{self._name} belongs to the process that this one was forked from")
-        call = Call(self._loop, make)
         with self._lock:
             if self._is_closed:
                 raise Closed(f"{self._name} was terminated")
             self._loop.call_soon_threadsafe(lambda: call.begin(self._context.copy()))
-        return call
 
     def soon(self, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run a coroutine that nobody waits for; not at all where the loop has ended. Takes no lock: may be

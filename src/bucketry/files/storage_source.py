@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from bucketry.bucket.identity import bucket_identity
 from bucketry.bucket.injected import Injected
 from bucketry.bucket.interface import Bucket
-from bucketry.bucket.stack import stacked
+from bucketry.bucket.stack import locate, stacked
 from bucketry.bucket.wrapper import close_pages
 from bucketry.codec.sealed_bucket import SealedBucket
 from bucketry.core.exposition import render_prometheus
@@ -173,7 +174,7 @@ class StorageSource:
                 self._gate.call(self._running, lambda: _check(store, name, prefix))
                 cache = self._take_cache(name, options.get("cache_directory"))
                 try:
-                    where = store.url if settings.endpoint is None else f"{store.url} at {settings.endpoint}"
+                    where = bucket_identity(settings, locate(settings))
                     reader = self._gate.call(self._running, lambda: self._read(store, cache, where))
                 except BaseException:
                     self._give_cache_back(cache)
