@@ -100,6 +100,32 @@ def test_a_cache_directory_that_is_removed(
         assert file.read_bytes() == expected
 
 
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_what_is_flushed_without_the_directory_is_in_the_bucket(
+    how: str, program: Program, place: Place, tmp_path: Path
+) -> None:
+    """From when the journal's directory is gone flushes wait for the bucket, and a kill loses nothing of what
+    they returned for."""
+    program.create(place, str(SIZE))
+    expected, prng = bytearray(SIZE), random.Random(23)
+    cache, disk = tmp_path / "cache", tmp_path / "disk"
+    disk.mkdir()
+    options = ["--durability=journal", f"--cache-dir={cache}", _NEVER]
+    program.run("attach", place.url, disk, *options, *place.options)
+    with _opened(disk / "file") as descriptor:
+        _write_and_sync(descriptor, prng, expected, 20)
+        if how == "removed":
+            shutil.rmtree(cache)
+        else:
+            cache.rename(tmp_path / "elsewhere")
+        _write_and_sync(descriptor, prng, expected, 20)
+    assert "the journal is given up" in program.log(disk)
+    program.kill(disk)
+    program.run("umount", disk, code=1)
+    with program.attached(place, disk) as file:
+        assert file.read_bytes() == expected
+
+
 def _leave_a_journal(program: Program, place: Place, disk: Path, cache: Path) -> None:
     """Eight flushes of a block each in the journal alone: block n is all n + 1."""
     disk.mkdir(exist_ok=True)

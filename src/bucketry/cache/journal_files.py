@@ -66,7 +66,7 @@ class DirectoryFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = directory.absolute()
         self._descriptors: dict[str, int] = {}
         directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -140,7 +140,13 @@ class DirectoryFiles:
                     rest[0] = memoryview(rest[0])[written:]
 
     def sync(self, name: str) -> None:
-        os.fdatasync(self._open(name))
+        descriptor = self._open(name)
+        os.fdatasync(descriptor)
+        # Files that were removed are synced like others; but nobody would find them after a crash.
+        ours = os.fstat(descriptor)
+        found = (self._directory / name).stat()
+        if (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            raise FileNotFoundError(errno.ENOENT, "it was removed, and is another file now", name)
 
     def allocate(self, name: str, size_bytes: int) -> None:
         descriptor = self._open(name, os.O_CREAT)

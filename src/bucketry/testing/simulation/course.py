@@ -203,12 +203,18 @@ def _with_more(course: Course, random: Random) -> Course:
     )
     if course.kept_blocks is None:
         return course
+    is_exclusive = random.random() < 0.6
+    if is_exclusive and random.random() < 0.4:
+        # What is kept at a clean end is found when others have come in between, or not.
+        acts = (Act.CLOSE,) * random.randint(2, 3)
+        quiet = (False,) * len(acts)
+        course = replace(course, acts=acts, successors=quiet, readers=quiet)
     return replace(
         course,
         cache=replace(
             course.cache,
             cache_size_bytes=course.kept_blocks * BLOCK_SIZE_BYTES,
-            exclusive=random.random() < 0.6,
+            exclusive=is_exclusive,
         ),
     )
 
