@@ -11,6 +11,7 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Attributes, Bucket, Object
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
+from bucketry.codec.pipeline import PIECES_NAME, BlockCodec
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.disk import lifecycle
 from bucketry.disk.check import CheckReport, Repair, check
@@ -371,6 +372,23 @@ async def test_a_resize_that_was_cut_short_is_ended(place: Place) -> None:
     assert (result.kinds(), result.damage) == (["beyond the end", "unfinished resize"], 0)
     await checked(place, repair=REPAIR)
     assert (await checked(place)).findings == []
+
+
+async def test_wrong_checksums_of_pieces_are_told_and_no_damage(place: Place) -> None:
+    """The block itself is right, and read."""
+    await made(place, PLAIN, 1, 2)
+    for block, wrong in ((1, False), (2, True)):
+        key = f"vol/{block:08x}"
+        found = await place.bucket.get(key)
+        stored = BlockCodec(BLOCK, has_pieces=True).encode(block, found.data)
+        pieces = stored.metadata[PIECES_NAME]
+        metadata = {**stored.metadata, PIECES_NAME: "0" * len(pieces) if wrong else pieces}
+        attributes = replace(found.info.attributes, metadata=metadata)
+        await place.bucket.put(key, stored.body, attributes=attributes)
+    result = await checked(place)
+    assert result.of("wrong pieces").severity is Severity.NOTE
+    assert result.figure("blocks_with_wrong_pieces") == 1
+    assert result.damage == 0
 
 
 async def test_zstd_is_told_and_no_flaw(place: Place) -> None:

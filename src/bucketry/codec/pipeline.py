@@ -183,6 +183,15 @@ class BlockCodec:
             check_crc32c(view[at : at + size], pieces[8 * index : 8 * index + 8])
         return part
 
+    def pieces_fit(self, body: BytesLike, content_encoding: str | None, metadata: Mapping[str, str]) -> bool:
+        """Whether the checksums of pieces that a stored body carries, if any, are right."""
+        try:
+            if PIECES_NAME in metadata:
+                self.decode_part(body, 0, len(body), content_encoding, metadata)
+        except Corrupt:
+            return False
+        return True
+
     def _decrypt(self, block: int, body: BytesLike, cipher: str, metadata: Mapping[str, str]) -> bytes:
         if self._cipher is None:
             raise WrongPassword(f"encrypted with {cipher}, and no password was given")

@@ -58,6 +58,7 @@ class _Figures:
     kept_objects: int = 0
     zstd_blocks: int = 0
     blocks_without_crc32c: int = 0
+    blocks_with_wrong_pieces: int = 0
     gone_blocks: int = 0
     blocks_read_twice: int = 0
 
@@ -196,8 +197,9 @@ class S3backerCheck:
                 return any(entry.key == key for entry in page)
         return False
 
-    async def _read(self, entry: Entry) -> tuple[Object, bool]:
-        """The object, and whether its block is zero. Raises Corrupt and WrongPassword."""
+    async def _read(self, entry: Entry) -> tuple[Object, bool, bool]:
+        """The object, whether its block is zero, and whether the checksums of its pieces, if it has any, fit.
+        Raises Corrupt and WrongPassword."""
         block = self._names.parse(entry.key)
         assert block is not None
         size_bytes = entry.size_bytes
@@ -208,23 +210,24 @@ class S3backerCheck:
         found = await self._bucket.get(entry.key, priority=Priority.BACKGROUND)
         attributes = found.info.attributes
 
-        def decode() -> bool:
-            return is_zero(
-                self._codec.decode(block, found.data, attributes.content_encoding, attributes.metadata)
-            )
+        def decode() -> tuple[bool, bool]:
+            encoding, metadata = attributes.content_encoding, attributes.metadata
+            data = self._codec.decode(block, found.data, encoding, metadata)
+            return is_zero(data), self._codec.pieces_fit(found.data, encoding, metadata)
 
-        return found, await self._offload(decode)
+        return found, *await self._offload(decode)
 
     @property
     def _body_max(self) -> int:
         return 2 * self._block_size + _BODY_SLACK_BYTES
 
-    def _judge(self, block: int, found: Object, is_zero_block: bool) -> Sequence[Finding]:
+    def _judge(self, block: int, found: Object, is_zero_block: bool, pieces_fit: bool) -> Sequence[Finding]:
         """What there is to say of a block that can be read."""
         info = found.info
         codings = parse_content_encoding(info.attributes.content_encoding)
         self._figures.zstd_blocks += codings.compression == "zstd"
         self._figures.blocks_without_crc32c += CRC32C_NAME not in info.attributes.metadata
+        self._figures.blocks_with_wrong_pieces += not pieces_fit
         findings = list(self._judge_block_0(info)) if block == 0 else []
         # The size of an s3backer volume is written on its block 0: that stays.
         if is_zero_block and (block or self._volume.kind != "s3backer"):
@@ -275,6 +278,12 @@ class S3backerCheck:
         if figures.blocks_without_crc32c:
             message = f"{figures.blocks_without_crc32c} blocks carry no crc32c: s3backer wrote them"
             notes.append(Finding(Severity.NOTE, "no crc32c", message))
+        if figures.blocks_with_wrong_pieces:
+            message = (
+                f"{figures.blocks_with_wrong_pieces} blocks are right and the checksums of their pieces are "
+                "not: they are read whole where a part would do"
+            )
+            notes.append(Finding(Severity.NOTE, "wrong pieces", message))
         return notes
 
     # -- repairing -------------------------------------------------------------------------------------------
