@@ -170,6 +170,24 @@ def test_buckets_of_one_name_at_two_endpoints(server: S3Server, home: Path) -> N
             assert len(list(home.glob("cache-*"))) == 1, n
 
 
+def test_a_cache_gives_nothing_to_who_has_not_the_key(home: Path) -> None:
+    """Not even where the bucket is not asked: another key, or none, finds nothing in it."""
+    (home / "bucket").mkdir()
+    for number, key in enumerate((b"k" * 32, b"x" * 32, None)):
+        secret = None if key is None else Secret(key)
+        settings = FilesSettings(cache_dir=home / "cache", open_check_seconds=0, encryption_key=secret)
+        with StorageSource(home, settings) as source:
+            files = source.customize_file_system(f"file://{home}/bucket")
+            if number == 0:
+                files.flush("a", "a")
+                files.flush_finish("a", "a")
+                with files.open_file("a") as handle:
+                    assert handle.read(0, 12) == b"content of a"
+            else:
+                with pytest.raises(OSError, match="sealed with another key|its key was not given"):
+                    files.open_file("a")
+
+
 def test_absence_can_be_remembered(server: S3Server, home: Path) -> None:
     """For as long as the settings say; a flush from here ends it at once."""
     with StorageSource(

@@ -5,6 +5,7 @@ over one bucket.
 import asyncio
 import atexit
 import errno
+import hashlib
 import os
 import threading
 import weakref
@@ -174,7 +175,7 @@ class StorageSource:
                 self._gate.call(self._running, lambda: _check(store, name, prefix))
                 cache = self._take_cache(name, options.get("cache_directory"))
                 try:
-                    where = bucket_identity(settings, locate(settings))
+                    where = bucket_identity(settings, locate(settings)) + self._seal()
                     reader = self._gate.call(self._running, lambda: self._read(store, cache, where))
                 except BaseException:
                     self._give_cache_back(cache)
@@ -183,6 +184,14 @@ class StorageSource:
                 self._running.call(store.close)
                 raise
             return self._add(name, prefix, store, cache, reader)
+
+    def _seal(self) -> str:
+        """What tells the plain from the encrypted in a cache, and one key from another: who has not the key
+        finds nothing there that was read with it."""
+        key = self._settings.encryption_key
+        if key is None:
+            return ""
+        return " sealed with " + hashlib.sha256(b"bucketry cache " + key.reveal()).hexdigest()[:16]
 
     def _faults_below(self, store: Bucket) -> Bucket:
         faults = self._settings.faults
