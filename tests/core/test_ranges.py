@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from bucketry.core.ranges import Ranges
+from bucketry.core.ranges import Ranges, runs
 
 SIZE = 40
 
@@ -39,3 +39,16 @@ def test_a_copy_is_independent() -> None:
     assert list(one) == [(1, 5)]
     assert list(two) == [(1, 9)]
     assert (len(one), repr(two)) == (1, "Ranges([(1, 9)])")
+
+
+@pytest.mark.parametrize("count_max", [None, 1, 2, 3, 100])
+def test_numbers_as_runs(count_max: int | None) -> None:
+    """All numbers, in ranges without gaps, as few as the longest allowed length makes necessary."""
+    dice = random.Random(count_max)
+    for _ in range(100):
+        numbers = sorted(dice.sample(range(SIZE), dice.randrange(SIZE)))
+        found = list(runs(numbers, count_max))
+        assert [number for start, end in found for number in range(start, end)] == numbers
+        for (start, end), (following, _) in pairwise(found):
+            assert following > end or end - start == count_max
+        assert all(count_max is None or end - start <= count_max for start, end in found)

@@ -479,6 +479,26 @@ def test_blocks_that_cannot_be_written(
         assert entry.missing() == [block for block in range(4) if not (present_before and block == 1)]
 
 
+@pytest.mark.parametrize("by_scrub", [False, True])
+def test_what_was_written_and_not_noted(caches: Caches, by_scrub: bool) -> None:
+    """Space that a killed process has filled without saying so in the map is given back, and no other."""
+    cache = caches.cache(20)
+    data = content(10 * BLOCK_BYTES)
+    entry = cache.create(CachedObject(STORE, "a", "a", "1", len(data), None, 1.0))
+    assert entry is not None
+    with closing(entry):
+        assert cache.store(entry, 3, data[3 * BLOCK_BYTES : 4 * BLOCK_BYTES])
+        before = taken(caches.directory)
+        data_file(caches.directory).write_bytes(data)
+        assert taken(caches.directory) > before
+        if by_scrub:
+            scrubbed(cache)
+        else:
+            assert cache._make_room(20 * BLOCK_BYTES - 4096)
+        assert taken(caches.directory) <= before
+        assert entry.read_block(3, 1) == (data[3 * BLOCK_BYTES : 4 * BLOCK_BYTES] if by_scrub else None)
+
+
 # -- scrub ---------------------------------------------------------------------------------------------------
 
 

@@ -6,15 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import boto3
 import pytest
 
 from bucketry.core.cache_map import BLOCK_BYTES
+from bucketry.files.object_cache import ObjectCache
 from bucketry.testing.s3_server import LineModel, S3Server, Stall, StallAt
+from files.random_reader import known
 from files.reading import content
 from servers.s3 import REGION, Buckets
 from servers.seaweed import Seaweed
@@ -191,3 +195,63 @@ def _wait_for_gets(server: S3Server, count: int) -> None:
     while server.snapshot().requests.get("GetObject", 0) < count:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_processes_that_are_killed_under_pressure(tmp_path: Path) -> None:
+    """Four processes read at random through a cache that is much too small, and are killed and started again,
+    one after the other: none ever sees a wrong byte, and what is left is within the limit and sound."""
+    sizes = {f"dir/{number}": 300_000 * (number + 1) for number in range(12)}
+    limit_bytes = 8 << 20
+    random = Random(1)
+    with S3Server() as server:
+        server.make_bucket("files")
+        client = boto3.client(
+            "s3",
+            endpoint_url=server.endpoint,
+            aws_access_key_id="any",
+            aws_secret_access_key="key",
+            region_name=REGION,
+        )
+        for key, size_bytes in sizes.items():
+            client.put_object(Bucket="files", Key=key, Body=known(key, size_bytes))
+
+        def start(seed: int) -> "subprocess.Popen[str]":
+            asked = {
+                "url": "s3://files",
+                "endpoint": server.endpoint,
+                "directory": str(tmp_path / "cache"),
+                "cache_bytes": limit_bytes,
+                "sizes": sizes,
+                "seed": seed,
+            }
+            program = [sys.executable, str(Path(__file__).with_name("random_reader.py")), json.dumps(asked)]
+            return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        processes = [start(seed) for seed in range(4)]
+        try:
+            for round_number in range(24):
+                victim = processes[round_number % 4]
+                assert victim.stdout is not None
+                # It is at work; then some moment of it.
+                assert victim.stdout.read(1) == ".", victim.communicate()[1]
+                time.sleep(random.random() * 0.05)
+                victim.kill()
+                _, problems = victim.communicate()
+                assert victim.returncode == -9, problems
+                processes[round_number % 4] = start(100 + round_number)
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        cache = ObjectCache(tmp_path / "cache", size_bytes=limit_bytes)
+        with closing(cache):
+            *_, report = cache.scrub()
+            assert (report.bad_blocks, report.bad_files, report.problems) == (0, 0, [])
+            used = cache.statistics()["used_bytes"]
+        assert isinstance(used, int)
+        assert 0 < used <= limit_bytes
+        taken = sum(path.stat().st_blocks * 512 for path in (tmp_path / "cache").rglob("*.data"))
+        # What the killed had stored and not noted is given back, but for less than a block of each object.
+        assert taken <= limit_bytes + 12 * BLOCK_BYTES
+        for path in (tmp_path / "cache" / "dir").glob("*"):
+            assert path.read_bytes() == known(f"dir/{path.name}", sizes[f"dir/{path.name}"])

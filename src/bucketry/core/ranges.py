@@ -1,7 +1,7 @@
 """Which parts of a block are known: sets of byte ranges, kept sorted and merged."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class Ranges:
@@ -58,3 +58,16 @@ class Ranges:
 
     def __repr__(self) -> str:
         return f"Ranges({list(self)})"
+
+
+def runs(numbers: Iterable[int], count_max: int | None = None) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges without gaps, ``(start, end)``, none longer than ``count_max``."""
+    start = end = -1
+    for number in numbers:
+        if number != end or end - start == count_max:
+            if end > start:
+                yield start, end
+            start = number
+        end = number + 1
+    if end > start:
+        yield start, end

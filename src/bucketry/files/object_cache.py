@@ -47,6 +47,7 @@ from bucketry.core.cache_map import (
 )
 from bucketry.core.cache_room import Candidate, leave_in_order, target_bytes
 from bucketry.core.pieces import Pieces, decode
+from bucketry.core.ranges import runs
 from bucketry.errors import BucketryError, Closed, Corrupt
 from bucketry.files.byte_locks import lock, locked, try_lock, unlock
 from bucketry.files.cache_counts import CacheCounts
@@ -572,7 +573,7 @@ class ObjectCache:
         return fits
 
     def _survey(self) -> Iterator["_Surveyed"]:
-        """Every entry, as its map says. What is no entry is removed: nobody can use it."""
+        """Every entry, as its map says. What is no entry is removed: nobody can use it. Alone."""
         for map_path in (self._state / "entries").glob("*/*.map"):
             data_path = map_path.with_suffix(".data")
             try:
@@ -580,7 +581,8 @@ class ObjectCache:
                 about, sealed = decode_header(content, _crc32c)
                 if len(content) < about.map_bytes:
                     raise Corrupt("its map is cut short")
-                if not data_path.is_file():
+                status = data_path.lstat()
+                if not stat.S_ISREG(status.st_mode):
                     raise Corrupt("it has no data")
             except FileNotFoundError:
                 continue
@@ -589,7 +591,20 @@ class ObjectCache:
                 _log.warning("cache %s: %s is removed: %s", self.directory, map_path.name, error)
                 self._unlink(map_path, data_path)
                 continue
-            yield _Surveyed(map_path, about, sealed, Records(content[HEADER_BYTES : about.map_bytes]))
+            found = _Surveyed(map_path, about, sealed, Records(content[HEADER_BYTES : about.map_bytes]))
+            if status.st_blocks * 512 > found.cost_bytes + BLOCK_BYTES and not sealed:
+                self._free_unnoted(found)
+            yield found
+
+    def _free_unnoted(self, entry: "_Surveyed") -> None:
+        """Give back what somebody had written who was killed before he could note it. Alone."""
+        try:
+            with contextlib.closing(self._open_surveyed(entry)) as opened:
+                for first, stop in runs(entry.records.missing()):
+                    start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, entry.about.size_bytes)
+                    opened.give_back(first, end - start)
+        except (OSError, Corrupt) as error:
+            _log.warning("cache %s: %s: %s", self.directory, entry.map_path.name, error)
 
     def _evict(self, entries: list["_Surveyed"], needed_bytes: int) -> int:
         """Drop as much as that, if so much may go; returns how much went. Alone."""

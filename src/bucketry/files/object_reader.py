@@ -22,6 +22,7 @@ from bucketry.codec.sealed_bucket import SEALED_METADATA
 from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.pieces import PIECES_METADATA, Pieces, decode, encode
 from bucketry.core.priority import Priority
+from bucketry.core.ranges import runs
 from bucketry.errors import (
     BucketNotFound,
     Closed,
@@ -44,7 +45,6 @@ from bucketry.files.object_version import (
     Backlog,
     ObjectVersion,
     bad_piece,
-    runs,
 )
 from bucketry.files.recent_blocks import RecentBlocks
 from bucketry.settings import FilesSettings

@@ -22,6 +22,7 @@ from bucketry.core.cache_map import BLOCK_BYTES, CachedObject
 from bucketry.core.file_streams import FileStreams
 from bucketry.core.pieces import Pieces
 from bucketry.core.priority import Priority
+from bucketry.core.ranges import runs
 from bucketry.errors import BucketryError, Closed, Corrupt, PreconditionFailed
 from bucketry.files.cache_entry import CacheEntry
 from bucketry.files.object_cache import ObjectCache
@@ -498,19 +499,6 @@ def _parts(offset: int, view: memoryview) -> Iterator[tuple[int, int, memoryview
         yield block, start, view[:length]
         view = view[length:]
         offset += length
-
-
-def runs(blocks: Iterable[int], count_max: int) -> Iterator[tuple[int, int]]:
-    """Ascending blocks as ranges without gaps, none longer than that."""
-    first = stop = -1
-    for block in blocks:
-        if block != stop or stop - first == count_max:
-            if stop > first:
-                yield first, stop
-            first = block
-        stop = block + 1
-    if stop > first:
-        yield first, stop
 
 
 def bad_piece(pieces: Pieces, size_bytes: int, data: memoryview, start: int) -> int | None:
