@@ -184,7 +184,7 @@ def test_a_cache_gives_nothing_to_who_has_not_the_key(home: Path) -> None:
                 with files.open_file("a") as handle:
                     assert handle.read(0, 12) == b"content of a"
             else:
-                with pytest.raises(OSError, match="sealed with another key|its key was not given"):
+                with pytest.raises(OSError, match=r"sealed with another key|its key was not given"):
                     files.open_file("a")
 
 
