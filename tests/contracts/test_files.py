@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from bucketry.bucket.connect import connect
-from bucketry.bucket.memory import MemoryStore, _stores
+from bucketry.bucket.memory import MemoryBucket, MemoryStore, _stores
+from bucketry.codec.sealed_bucket import SealedBucket
+from bucketry.files.file_system import FileSystem
 from bucketry.files.storage_source import StorageSource
 from bucketry.settings import BucketSettings, FilesSettings, RetrySettings, Secret
-from bucketry.testing.files_contract import FilesContract, FilesPlace, fails
+from bucketry.testing.files_contract import PAYLOAD, FilesContract, FilesPlace, fails
 from bucketry.testing.s3_server import Credentials, S3Server, ServiceSettings
 from servers.moto import Moto
 from servers.s3 import Buckets
@@ -47,6 +49,38 @@ class TestMemory(FilesContract):
         url = f"memory://{name}"
         yield FilesPlace(url, "file:///no/such/directory", overwrite=overwriting(BucketSettings(url=url)))
         del _stores[name]
+
+
+FILES_KEY = Secret(bytes(range(32)))
+
+
+@pytest.mark.slow
+class TestEncrypted(FilesContract):
+    """memory://, and every file encrypted before it gets there."""
+
+    @pytest.fixture
+    def place(self) -> Iterator[FilesPlace]:
+        name = "files-contract-encrypted"
+        _stores[name] = MemoryStore()
+
+        def overwrite(key: str, content: bytes) -> None:
+            asyncio.run(SealedBucket(MemoryBucket(_stores[name]), FILES_KEY).put(key, content))
+
+        yield FilesPlace(f"memory://{name}", "file:///no/such/directory", overwrite=overwrite)
+        del _stores[name]
+
+    @pytest.fixture(params=["auto"])
+    def settings(self, request: pytest.FixtureRequest) -> FilesSettings:
+        return FilesSettings(mode=request.param, encryption_key=FILES_KEY)
+
+    def test_nothing_is_readable(self, files: FileSystem, put: Callable[..., bool]) -> None:
+        """The bucket has none of a file's bytes, and its readers have all of them."""
+        put("a", PAYLOAD * 50_000)
+        stored = b"".join(data for _, data in _stores["files-contract-encrypted"].objects.values())
+        assert len(stored) > len(PAYLOAD) * 50_000
+        assert PAYLOAD not in stored
+        with files.open_file("a") as handle:
+            assert handle.read(600_000 - 24, 24) == PAYLOAD * 2
 
 
 @pytest.mark.slow

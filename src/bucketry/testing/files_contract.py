@@ -609,11 +609,13 @@ class FilesContract:
                     use()
             assert handle.read(0, 12) == PAYLOAD
 
-    def test_a_cache_that_was_deleted(self, place: FilesPlace, home: Path, put: Callable[..., bool]) -> None:
+    def test_a_cache_that_was_deleted(
+        self, place: FilesPlace, home: Path, put: Callable[..., bool], settings: FilesSettings
+    ) -> None:
         """Costs requests, and nothing else."""
         put("a", PAYLOAD * 1000)
         for _ in range(2):
-            with StorageSource(home, FilesSettings(cache_dir=home / "c"), place.template) as source:
+            with StorageSource(home, replace(settings, cache_dir=home / "c"), place.template) as source:
                 files = source.customize_file_system(place.bucket, place.token)
                 with files.open_file("a") as handle:
                     assert handle.read(0, 12_000) == PAYLOAD * 1000
