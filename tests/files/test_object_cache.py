@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -106,9 +107,9 @@ def scrubbed(cache: ObjectCache, **more: object) -> ScrubReport:
 
 
 def test_one_level_is_made(tmp_path: Path) -> None:
-    """A missing directory is made; with its parent missing that is ENOENT."""
+    """A missing directory is made, for its user alone; with its parent missing that is ENOENT."""
     ObjectCache(tmp_path / "one", size_bytes=1).close()
-    assert (tmp_path / "one").is_dir()
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
     with pytest.raises(OSError) as found:
         ObjectCache(tmp_path / "two" / "three", size_bytes=1)
     assert found.value.errno == errno.ENOENT

@@ -59,8 +59,9 @@ _log = logging.getLogger(__name__)
 KEEP_FREE_BYTES = 256 << 20
 STATE_NAME = ".bucketry"
 
-_DIRECTORY_MODE = 0o755
-_STATE_MODE = 0o700
+#: What is in the bucket may not be for everybody, and the plain files below can be read by all who come there.
+_MODE = 0o700
+_PARENT_MODE = 0o755
 _FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Of the account: who changes it.
 _ACCOUNT_BYTE = 0
@@ -155,10 +156,10 @@ class ObjectCache:
         self._account_file = -1
         try:
             if directory is not None:
-                _make_directory(directory, _DIRECTORY_MODE)
-            _make_directory(self._state, _STATE_MODE)
+                _make_directory(directory)
+            _make_directory(self._state)
             for part in ("entries", "tmp"):
-                _make_directory(self._state / part, _STATE_MODE)
+                _make_directory(self._state / part)
             os.close(self._open_lock())
             self._account_file = os.open(self._state / "account", _FILE_FLAGS | os.O_CREAT, 0o600)
         except BaseException:
@@ -280,7 +281,7 @@ class ObjectCache:
     def _create(self, about: CachedObject, header: bytes) -> CacheEntry:
         map_path, data_path = self._paths(self.entry_id(about.store, about.key))
         with contextlib.suppress(FileExistsError):
-            map_path.parent.mkdir(mode=_STATE_MODE)
+            map_path.parent.mkdir(mode=_MODE)
         self._give(self._unlink(map_path, data_path))
         temporary = self._state / "tmp" / f"{map_path.name}.{os.getpid()}.{threading.get_ident()}"
         temporary.unlink(missing_ok=True)
@@ -430,7 +431,7 @@ class ObjectCache:
         if path is None:
             return
         try:
-            path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=_PARENT_MODE, parents=True, exist_ok=True)
             directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 entry.link_data(directory, path.name)
@@ -783,11 +784,11 @@ class _Surveyed:
             )
 
 
-def _make_directory(path: Path, mode: int) -> None:
+def _make_directory(path: Path) -> None:
     """One level of it, if it is missing. Raises OSError as ``ObjectCache`` says."""
     try:
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=mode)
+            path.mkdir(mode=_MODE)
         status = path.stat()
     except NotADirectoryError as error:
         raise OSError(errno.EINVAL, f"cache directory {path}: its parent is not a directory") from error
