@@ -330,6 +330,25 @@ def test_a_failed_upload_waits_though_its_block_was_ready() -> None:
     assert due(table, 11.0) == [1]
 
 
+def test_a_whole_block_is_kept_as_bytes_until_it_is_written_into() -> None:
+    """What cannot change is sent without a copy; a smaller write gets one of its own."""
+    table = a_table()
+    table.write(1, 0, memoryview(bytearray(b"a" * BLOCK)), 0.0)
+    table.write(2, 0, b"b" * BLOCK, 0.0)
+    table.write(2, 3, b"c", 0.0)
+    table.write(3, 0, b"d", 0.0)
+    table.write(3, 0, b"e" * BLOCK, 0.0)
+    assert type(table.peek(1).data) is bytes  # type: ignore[union-attr]
+    assert [content(table, block) for block in (1, 2, 3)] == [
+        b"a" * BLOCK,
+        b"bbbc" + b"b" * (BLOCK - 4),
+        b"e" * BLOCK,
+    ]
+    first = take(table)[0]
+    table.write(1, 0, b"f", 1.0)
+    assert (data_of(first), content(table, 1)) == (b"a" * BLOCK, b"f" + b"a" * (BLOCK - 1))
+
+
 @dataclass
 class Model:
     """What the disk should hold, what the bucket does, and every state in which a block was, by epoch."""

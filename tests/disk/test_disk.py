@@ -116,6 +116,22 @@ async def test_a_large_request_is_executed_in_parallel() -> None:
         assert bytes(await reading) == b"".join(bytes([n + 1]) * BLOCK for n in range(8))[10:]
 
 
+async def test_a_large_write_is_taken_at_once_as_long_as_there_is_room_for_all_of_it() -> None:
+    """Six blocks may be dirty: five are taken without waiting, of five more none is."""
+    layout = a_layout()
+    async with a_disk(layout) as disk:
+        layout.commit_gate.close()
+        data = bytes(range(1, 251)) * (5 * BLOCK // 250 + 1)
+        assert disk.write_nowait(10, data[: 5 * BLOCK - 20])
+        assert not disk.write_nowait(8 * BLOCK, data[: 5 * BLOCK])
+        assert bytes(await disk.read(0, 5 * BLOCK)) == bytes(10) + data[: 5 * BLOCK - 20] + bytes(10)
+        layout.commit_gate.open()
+        await disk.flush()
+    stored = b"".join(layout.blocks[n] for n in range(5))
+    assert stored == bytes(10) + data[: 5 * BLOCK - 20] + bytes(10)
+    assert layout.blocks.keys() == set(range(5))
+
+
 async def test_a_later_write_does_not_change_what_was_read() -> None:
     """The bytes that an awaited read returned stay as they were read."""
     async with a_disk(a_layout()) as disk:

@@ -498,6 +498,10 @@ class BlockCache:
             self._arm()
         return True
 
+    def has_room(self, count: int) -> bool:
+        """Whether ``write_nowait`` would take writes into any ``count`` blocks, one after the other."""
+        return self._table.has_room(count)
+
     async def write(self, block: int, start: int, data: BytesLike) -> None:
         """Put bytes into a block, waiting for room where needed."""
         self._check_open()

@@ -81,7 +81,7 @@ class Version:
         self,
         block: int,
         epoch: "Epoch",
-        data: bytearray | None,
+        data: bytes | bytearray | None,
         known: Ranges | None,
         changed: Ranges | None,
         now: float,
@@ -267,6 +267,10 @@ class BlockTable:
             return True
         return self._dirty_bytes == 0 or self._dirty_bytes + self._one <= self._dirty_bytes_max
 
+    def has_room(self, count: int) -> bool:
+        """Whether any ``count`` blocks may be changed now."""
+        return self._dirty_bytes + count * self._one <= self._dirty_bytes_max
+
     def _is_open(self, version: Version) -> bool:
         """Whether more may be written into this version."""
         return version.epoch is self._epochs[-1] and version.state is not _UPLOADING
@@ -329,7 +333,7 @@ class BlockTable:
             if version.known is None:
                 continue
             if below is not None:
-                assert version.data is not None, "zeros are always known"
+                assert isinstance(version.data, bytearray), "zeros and whole blocks are always known"
                 target, source = memoryview(version.data), memoryview(below)
                 for start, end in version.known.gaps(self.block_size_bytes):
                     target[start:end] = source[start:end]
@@ -352,7 +356,7 @@ class BlockTable:
                 slot = self._slots[block] = Slot(block, None, None if is_zero_now else Ranges())
         version, has_data = self._open_version(slot, now, data if whole else None)
         if not has_data:
-            assert version.data is not None
+            assert isinstance(version.data, bytearray)
             memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
         if version.changed is not None:
             if whole:
@@ -374,29 +378,38 @@ class BlockTable:
 
     def _open_version(self, slot: Slot, now: float, whole: BytesLike | None) -> tuple[Version, bool]:
         """The version that a write goes into, with bytes of its own: those that were there before. When the
-        write replaces the ``whole`` block they may be these at once; then the second value says so."""
+        write replaces the ``whole`` block they may be these at once; then the second value says so. They are
+        kept as bytes then, which cannot change: no copy is needed to send them."""
         versions = slot.versions
         newest = versions[-1] if versions else None
         if newest is not None and self._is_open(newest):
-            if newest.data is None:
-                newest.data = slot.data = bytearray(self.block_size_bytes if whole is None else whole)
+            before = newest.data
+            if before is None:
                 self._dirty_bytes += self.block_size_bytes
                 self._evict()
-                return newest, whole is not None
+            if type(before) is bytearray:
+                return newest, False
+            if whole is not None:
+                newest.data = slot.data = bytes(whole)
+                return newest, True
+            newest.data = slot.data = bytearray(self.block_size_bytes if before is None else before)
             return newest, False
         held = slot.data
         has_data = False
-        if newest is None and type(held) is bytearray:
-            data = held  # nobody else has it
-        elif whole is not None:
-            data = bytearray(whole)  # half the time of making room first and copying then
+        data: bytes | bytearray
+        if whole is not None:
+            data = bytes(whole)  # half the time of making room first and copying then
             has_data = True
+        elif newest is None and type(held) is bytearray:
+            data = held  # nobody else has it
         else:
             data = bytearray(self.block_size_bytes if held is None else held)
         version = self._add_version(slot, data, None if slot.known is None else slot.known.copy(), now)
         return version, has_data
 
-    def _add_version(self, slot: Slot, data: bytearray | None, known: Ranges | None, now: float) -> Version:
+    def _add_version(
+        self, slot: Slot, data: bytes | bytearray | None, known: Ranges | None, now: float
+    ) -> Version:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
         epoch.touched = True
         changed = Ranges() if self._keep_changes and data is not None else None

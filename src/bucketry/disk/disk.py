@@ -103,9 +103,16 @@ class Disk:
         block, start = divmod(offset, self._block_size)
         if start + len(data) <= self._block_size:
             return self._cache.write_nowait(block, start, data)
-        # A request over several blocks is taken by ``write``, for the room that each of them needs changes
-        # with those before it; per byte, its task costs little.
-        return False
+        if not self._cache.has_room((start + len(data) - 1) // self._block_size + 1):
+            return False
+        view = memoryview(data)
+        position = 0
+        for span in self._geometry.spans(offset, len(data)):
+            length = span.end - span.start
+            taken = self._cache.write_nowait(span.block, span.start, view[position : position + length])
+            assert taken, "there was room for all of it"
+            position += length
+        return True
 
     async def write(self, offset: int, data: BytesLike) -> None:
         self._check_writable(offset, len(data))

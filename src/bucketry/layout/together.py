@@ -14,7 +14,10 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
     The rest is not cancelled: callers may reuse their buffers as soon as this returns.
     """
-    results = await asyncio.gather(*work, return_exceptions=True)
+    coroutines = list(work)
+    if len(coroutines) == 1:
+        return [await coroutines[0]]  # the common case, a block, needs no task of its own
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
