@@ -22,7 +22,7 @@ from bucketry.errors import (
     Unavailable,
 )
 from bucketry.files import byte_locks, object_reader, object_version
-from bucketry.files.object_reader import ObjectReader
+from bucketry.files.object_reader import ObjectReader, OpenObject
 from bucketry.testing.faulty_bucket import Delay, Fail, FlipBit, Truncate
 from files.reading import (
     BLOCK_BYTES,
@@ -856,11 +856,12 @@ def test_a_cached_read_does_not_need_the_loop(tmp_path: Path) -> None:
     place = Place(tmp_path / "cache")
     try:
 
-        async def prepare() -> object:
+        async def prepare() -> OpenObject:
             await place.put("a", data)
-            reader = place.reader(mode="ranges")
-            await fetched(reader, "a")
-            return await reader.open("a", "a")
+            found = await place.reader(mode="ranges").open("a", "a")
+            await read(found, 0, SIZE)
+            await settled(found)
+            return found
 
         found = runner.run(prepare())
         go_on = runner.stand_still()

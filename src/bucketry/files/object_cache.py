@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 KEEP_FREE_BYTES = 256 << 20
 STATE_NAME = ".bucketry"
 
-#: What is in the bucket may not be for everybody, and the plain files below can be read by all who come there.
+#: What is in the bucket may not be for everybody, and whoever comes there can read the plain files.
 _MODE = 0o700
 _PARENT_MODE = 0o755
 _FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
