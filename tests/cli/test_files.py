@@ -1,6 +1,8 @@
 """``bucketry files …``: what each command does, prints and ends with, over a directory."""
 
+import asyncio
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from bucketry.bucket.connect import connect
 from bucketry.cli import exits
 from bucketry.cli.main import run_command
 from bucketry.files.storage_source import StorageSource
-from bucketry.settings import FilesSettings
+from bucketry.settings import BucketSettings, FilesSettings
 
 
 @dataclass
@@ -196,3 +199,22 @@ def test_files_are_encrypted_with_a_key(run: Run, url: str, local: Path, tmp_pat
         refused = run("ls", url, "--encryption-key-file", tmp_path / "bad-key")
         assert refused.code == exits.USAGE
         assert "neither 32 bytes nor 64 hexadecimal digits" in refused.errors
+
+
+def test_sweep_aborts_what_was_left(run: Run, url: str, tmp_path: Path) -> None:
+    """Uploads below the URL that began long enough ago, and no others."""
+
+    async def begin() -> None:
+        bucket = connect(BucketSettings(url=url))
+        for key in ("tables/a", "tables/b", "other"):
+            await bucket.create_upload(key, part_size_bytes=1 << 20)
+        await bucket.close()
+
+    asyncio.run(begin())
+    assert run("sweep", f"{url}").output == "0 uploads aborted\n"
+    uploads = tmp_path / "bucket/.bucketry/uploads"
+    for path in uploads.glob("*/upload"):
+        os.utime(path, (1, 1))
+    swept = run("sweep", url, "--json")
+    assert (swept.code, json.loads(swept.output)) == (exits.OK, {"url": url, "aborted": 3})
+    assert list(uploads.iterdir()) == []

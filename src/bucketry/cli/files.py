@@ -14,7 +14,14 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
 from bucketry.cli.options import Connection, connection_options
-from bucketry.cli.parameters import EXISTING_FILE, SIZE, SectionedOption, json_option, url_argument
+from bucketry.cli.parameters import (
+    EXISTING_FILE,
+    SECONDS,
+    SIZE,
+    SectionedOption,
+    json_option,
+    url_argument,
+)
 from bucketry.cli.progress import Update, progress
 from bucketry.cli.reports import lines
 from bucketry.cli.secrets import read_key_file
@@ -27,7 +34,7 @@ from bucketry.errors import (
     Invalid,
     NotFound,
 )
-from bucketry.settings import FilesSettings, Secret
+from bucketry.settings import FilesSettings, Secret, UploadSettings
 
 if TYPE_CHECKING:
     from bucketry.files.file_handle import FileHandle
@@ -327,6 +334,40 @@ def remove_command(
                 click.echo(f"removed {name}")
     if as_json:
         click.echo(json.dumps({"url": url, "removed": list(names)}, indent=2))
+
+
+@files.command(
+    "sweep",
+    cls=Command,
+    examples=[
+        "bucketry files sweep s3://bucket/tables",
+        "bucketry files sweep s3://bucket --older-than 3600",
+    ],
+    exits=_EXITS,
+)
+@url_argument
+@click.option(
+    "--older-than",
+    type=SECONDS,
+    default=UploadSettings().stale_after_seconds,
+    show_default="a day",
+    help="Leave those alone that began later.",
+)
+@json_option
+@connection_options
+def sweep_command(url: str, older_than: float, as_json: bool, connection: Connection) -> None:
+    """Abort uploads in parts that nobody completes.
+
+    A process that is killed while it puts a large file leaves parts in the bucket, which no listing shows
+    and which are paid for. The next put of the same file goes on with them, or removes them; this removes
+    those of files that nobody puts again. An upload that is still alive begins anew.
+    """
+    with _opened(url, connection) as file_system:
+        count = file_system.sweep(older_than_seconds=older_than)
+    if as_json:
+        click.echo(json.dumps({"url": url, "aborted": count}, indent=2))
+    else:
+        click.echo(f"{count} uploads aborted")
 
 
 @files.command(

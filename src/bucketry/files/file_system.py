@@ -39,7 +39,7 @@ from bucketry.files.object_reader import ObjectReader, OpenObject
 from bucketry.files.operation import Operation
 from bucketry.files.running import Call, LoopThread
 from bucketry.files.statistics import FilesStatistics
-from bucketry.files.upload import Uploaded, upload
+from bucketry.files.upload import Uploaded, sweep, upload
 from bucketry.files.upload_records import UploadRecords
 from bucketry.settings import FilesSettings
 
@@ -434,6 +434,20 @@ class FileSystem:
                 self._uploads.pop(name, None)
             self._wait_for(lambda: self._bucket.delete(key))
             self._reader.forget(key, name)
+
+    def sweep(self, *, older_than_seconds: float | None = None) -> int:
+        """Abort uploads in parts below this file system's prefix that nobody will complete, and say how many
+        there were: those that a killed process of this machine left, and those that began longer ago
+        (``UploadSettings.stale_after_seconds`` otherwise). One that is still alive begins anew."""
+        wanted = (
+            self._settings.upload.stale_after_seconds if older_than_seconds is None else older_than_seconds
+        )
+        with self._operation("sweep", self._prefix):
+            return self._wait_for(
+                lambda: sweep(
+                    self._bucket, prefix=self._prefix, older_than_seconds=wanted, records=self._records
+                )
+            )
 
     def rename(self, name: str, new_name: str) -> None:
         """Refused (ENOTSUP): an object keeps its name."""

@@ -15,7 +15,7 @@ from bucketry.core.histogram import LatencyHistogram
 #: one after the first of a listing that is read page by page.
 OPERATIONS = (
     "customize", "flush", "flush_finish", "list", "list_single", "list_page", "exist", "size", "open",
-    "remove", "read", "handle_size", "handle_lock", "close",
+    "remove", "sweep", "read", "handle_size", "handle_lock", "close",
 )  # fmt: skip
 
 
