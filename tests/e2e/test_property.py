@@ -102,17 +102,18 @@ def _work(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("block_size", "options"),
     [
-        pytest.param((), id="kernel cache"),
-        pytest.param(("--direct-io",), id="no kernel cache"),
+        pytest.param("32K", ("--memory=1M",), id="kernel cache"),
+        pytest.param("32K", ("--memory=1M", "--direct-io"), id="no kernel cache"),
+        pytest.param("256K", ("--memory=2M", "--direct-io"), id="large blocks, read in parts"),
     ],
 )
 def test_the_file_is_an_array_of_bytes(
-    options: Sequence[str], program: Program, place: Place, tmp_path: Path
+    block_size: str, options: Sequence[str], program: Program, place: Place, tmp_path: Path
 ) -> None:
     """Threads read, write, zero, trim and flush bytes of their own in blocks that they share, with a cache
-    that holds a sixteenth of the disk: each always reads what it wrote, and after a cold start all of it is
+    that holds a small part of the disk: each always reads what it wrote, and after a cold start all of it is
     there. BUCKETRY_SEED=N repeats the operations of a run that failed."""
     seed = int(os.environ.get("BUCKETRY_SEED") or random.getrandbits(32))
     say = f"seed {seed}"
@@ -120,9 +121,9 @@ def test_the_file_is_an_array_of_bytes(
     threads_count = 2 * THREADS_OF_A_KIND
     pieces = _share_out(prng, threads_count)
     model = bytearray(SIZE)
-    program.create(place, str(SIZE), "--block-size", "32K")
+    program.create(place, str(SIZE), "--block-size", block_size)
 
-    with program.attached(place, tmp_path / "disk", "--memory", "1M", *options) as file:
+    with program.attached(place, tmp_path / "disk", *options) as file:
         with ThreadPoolExecutor(threads_count) as pool:
             futures = [
                 pool.submit(
@@ -142,6 +143,7 @@ def test_the_file_is_an_array_of_bytes(
         cache = program.json("stats", tmp_path / "disk")["cache"]
         assert cache["evicted_count"] > 0, "the cache was meant to be too small"
         assert cache["read_misses"] > 0, "nothing was read from the bucket"
+        assert (cache["part_loads"] > 0) == (block_size == "256K"), "large blocks are read in parts"
 
     with program.attached(place, tmp_path / "disk") as file:
         assert file.read_bytes() == model, say
