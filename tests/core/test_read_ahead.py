@@ -193,6 +193,20 @@ def test_known_blocks_are_passed_over() -> None:
     assert fetched == [*range(2, 10), *range(500, 508)]
 
 
+def test_a_reader_of_a_hole_is_no_work() -> None:
+    """Blocks that are known to be zero are not looked at one by one, and what lies behind them is fetched in
+    time."""
+    looked_at: list[int] = []
+
+    def is_known(block: int) -> bool:
+        looked_at.append(block)
+        return False
+
+    ahead = ReadAhead(10_000, 8, is_known, next_stored=lambda first, stop: min(stop, max(first, 9000)))
+    fetched = [block for n in range(0, 8000, 4) for block in ahead.note_read(n, n + 4)]
+    assert fetched == looked_at == [*range(9000, 9008)]
+
+
 def test_the_figures_tell_what_was_used() -> None:
     """Blocks that the reader came to are used; the rest are neither used nor wasted yet."""
     ahead = ReadAhead(1000, 8, nothing)

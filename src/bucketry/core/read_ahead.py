@@ -54,8 +54,8 @@ class ReadAhead:
     #: More readers than that at once share the oldest one's place; eight is more than a filesystem reads in
     #: parallel on a few cores.
     STREAMS_MAX = 8
-    #: Known blocks that are looked at in search of unknown ones, per step: a hole larger than that is passed
-    #: in several steps.
+    #: So far ahead unknown blocks are looked for, per step: a hole larger than that is passed in several
+    #: steps.
     LOOK_MAX = 4096
     #: A window grows so fast: from the kernel's first request of 512 KiB to all that can be under way in two
     #: steps, of which each may wait for the bucket.
@@ -230,6 +230,9 @@ class ReadAhead:
         # The window is how far ahead we are, in blocks that cost something; what is fetched and still unread
         # counts.
         while at < end and stream.unused_count < stream.window:
+            at = self._next_stored(at, end)
+            if at == end:
+                break
             if not self._is_known(at):
                 blocks.append(at)
                 stream.unused_count += 1
