@@ -34,6 +34,9 @@ from bucketry.settings import BucketSettings, RetrySettings, Secret
 from bucketry.testing.s3_server import Fail, S3Server
 from servers.loopback import Answer, Loopback, Request, make_certificate, serve
 
+#: Each makes a client of botocore's, which costs 50 ms of processor time; and its import half a second.
+pytestmark = pytest.mark.slow
+
 PART_SIZE = 5 << 20
 
 

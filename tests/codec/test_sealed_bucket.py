@@ -38,6 +38,7 @@ def _open_sealed() -> OpenBucket:
     return open_bucket
 
 
+@pytest.mark.slow
 class TestBucketContract(BucketContract):
     """It is a bucket like any other."""
 
@@ -46,6 +47,7 @@ class TestBucketContract(BucketContract):
         return _open_sealed()
 
 
+@pytest.mark.slow
 class TestUploadContract(UploadContract):
     """But for uploads that somebody else goes on with."""
 

@@ -74,6 +74,7 @@ class TestStackOverFaults(UploadContract):
         )
 
 
+@pytest.mark.slow
 class TestDirectory(UploadContract):
     """file://"""
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bucketry.bucket.interface import UploadLimits
@@ -47,6 +47,7 @@ def test_a_store_without_parts_takes_what_one_put_takes() -> None:
         plan(1 << 60)
 
 
+@settings(max_examples=40)
 @given(
     size=st.integers(0, 1 << 46),
     part_size=st.integers(1, 1 << 30),
