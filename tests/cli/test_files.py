@@ -160,6 +160,22 @@ def test_a_cache_that_stays(run: Run, url: str, local: Path, tmp_path: Path) -> 
     assert (local / "back").read_bytes() == (local / "wanted").read_bytes()
 
 
+def test_scrub_that_asks_the_bucket(run: Run, url: str, local: Path, tmp_path: Path) -> None:
+    """What has gone or changed there goes from the cache; what has not stays."""
+    run("put", "a.txt", "b.bin", url)
+    cache = tmp_path / "cache"
+    for name in ("a.txt", "b.bin"):
+        assert run("get", url, name, f"copy of {name}", "--cache-dir", cache).code == 0
+    run("rm", url, "a.txt")
+    found = json.loads(run("scrub", cache, "--compare", url, "--json").output)
+    assert (found["entries"], found["outdated"], found["verified_bytes"]) == (2, 1, 256_000)
+    again = json.loads(run("scrub", cache, "--compare", url, "--json").output)
+    assert (again["entries"], again["outdated"]) == (1, 0)
+    ended = run("scrub", cache, "--compare", url + "-missing")
+    assert (ended.code, ended.output) == (exits.NOT_FOUND, "")
+    assert "No such bucket" in ended.errors
+
+
 def test_figures_of_a_source(run: Run, url: str, local: Path) -> None:
     """A storage source writes its figures to a file, and stats shows them; Prometheus text where the file's
     name says so."""

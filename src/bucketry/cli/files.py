@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -39,7 +39,7 @@ from bucketry.settings import FilesSettings, Secret, UploadSettings
 if TYPE_CHECKING:
     from bucketry.files.file_handle import FileHandle
     from bucketry.files.file_system import FileSystem
-    from bucketry.files.object_cache import ObjectCache
+    from bucketry.files.object_cache import ObjectCache, ScrubReport
 
 #: What is copied at a time: as much as is fetched at once.
 _COPY_BYTES = 8 << 20
@@ -373,26 +373,31 @@ def sweep_command(url: str, older_than: float, as_json: bool, connection: Connec
 @files.command(
     "scrub",
     cls=Command,
-    examples=["bucketry files scrub /var/cache/tables"],
+    examples=[
+        "bucketry files scrub /var/cache/tables",
+        "bucketry files scrub /var/cache/tables --compare s3://bucket/tables",
+    ],
     exits=_EXITS,
 )
 @click.argument("cache_dir", metavar="CACHE_DIR", type=_DIRECTORY)
+@click.option(
+    "--compare", "url", metavar="URL", help="Ask the bucket, too, and drop what has gone or changed there."
+)
 @json_option
-def scrub_command(cache_dir: Path, as_json: bool) -> None:
+@connection_options
+def scrub_command(cache_dir: Path, url: str | None, as_json: bool, connection: Connection) -> None:
     """Verify everything that is cached in CACHE_DIR, and drop what is damaged.
 
     A read would notice, too: this is for a disk that is not trusted any more, and for what was left by
     processes that were killed. Others may use the cache meanwhile. What is dropped comes from the bucket
     again when it is read.
     """
-    with _told():
-        cache = _open_cache(cache_dir)
-        try:
-            with progress("entries verified", of_bytes=False) as update:
-                for report in cache.scrub():
-                    update(report.entries, report.entries_total)
-        finally:
-            cache.close()
+    with (
+        closing(_scrub(cache_dir, url, connection)) as reports,
+        progress("entries verified", of_bytes=False) as update,
+    ):
+        for report in reports:
+            update(report.entries, report.entries_total)
     shown = asdict(report)
     problems = shown.pop("problems")
     shown["verified_bytes"] = shown.pop("bytes")
@@ -508,11 +513,28 @@ def _complete_or_not(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _open_cache(directory: Path) -> "ObjectCache":
-    from bucketry.files.object_cache import STATE_NAME, ObjectCache
+def _scrub(cache_dir: Path, url: str | None, connection: Connection) -> "Generator[ScrubReport]":
+    _check_cache(cache_dir)
+    if url is None:
+        with _told(), closing(_open_cache(cache_dir)) as cache:
+            yield from cache.scrub()
+    else:
+        settings = FilesSettings(cache_dir=cache_dir)
+        with _opened(url, connection, settings) as file_system:
+            yield from file_system.scrub(compare=True)
+
+
+def _check_cache(directory: Path) -> None:
+    from bucketry.files.object_cache import STATE_NAME
 
     if not (directory / STATE_NAME).is_dir():
         raise NotFound(f"{directory} is not a cache of files")
+
+
+def _open_cache(directory: Path) -> "ObjectCache":
+    from bucketry.files.object_cache import ObjectCache
+
+    _check_cache(directory)
     return ObjectCache(directory, size_bytes=0)
 
 

@@ -34,7 +34,7 @@ from bucketry.files.file_handle import FileHandle
 from bucketry.files.gate import Gate
 from bucketry.files.log import DEBUG_1, WARNING, SourceLog
 from bucketry.files.naming import local_path, object_key
-from bucketry.files.object_cache import STATE_NAME, ObjectCache
+from bucketry.files.object_cache import STATE_NAME, ObjectCache, ScrubReport
 from bucketry.files.object_reader import ObjectReader, OpenObject
 from bucketry.files.operation import Operation
 from bucketry.files.running import Call, LoopThread
@@ -456,6 +456,24 @@ class FileSystem:
 
     def _local(self, source: str | os.PathLike[str]) -> Path:
         return local_path(self._source.home, os.fspath(source))
+
+    # -- the cache -------------------------------------------------------------------------------------------
+
+    def scrub(self, *, compare: bool = False) -> Iterator[ScrubReport]:
+        """Verify everything in the cache directory, whoever's it is; drop what is damaged. ``compare``: ask
+        the bucket about each object of this file system's bucket, and drop what has gone or changed there.
+        The report grows; the last one is complete. Others may read meanwhile."""
+        how = self._current_etag if compare else None
+        steps = self._cache.scrub(how)
+        while True:
+            with self._operation("scrub", str(self._cache.directory)):
+                report = next(steps, None)
+            if report is None:
+                return
+            yield report
+
+    def _current_etag(self, store: str, key: str) -> str | None:
+        return self._wait_for(lambda: self._reader.current_etag(store, key))
 
     # -- ending ------------------------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from bucketry.core.histogram import LatencyHistogram
 
 #: The methods of sources, file systems and handles, as they are named in the statistics. A ``list_page`` is
-#: one after the first of a listing that is read page by page.
+#: one after the first of a listing that is read page by page, a ``scrub`` a step of one.
 OPERATIONS = (
     "customize", "flush", "flush_finish", "list", "list_single", "list_page", "exist", "size", "open",
-    "remove", "sweep", "read", "handle_size", "handle_lock", "close",
+    "remove", "sweep", "read", "handle_size", "handle_lock", "close", "scrub",
 )  # fmt: skip
 
 
