@@ -93,15 +93,19 @@ async def survey(layout: Layout) -> None:
 
 
 class TestContract(LayoutContract):
-    """Over the memory layout's contract partner, with and without encryption, roomy and tight."""
+    """Over the memory layout's contract partner, with and without encryption, roomy and tight, and over one
+    that reads parts."""
 
-    @pytest.fixture(params=[(None, UNITS), (KEY, UNITS), (None, 3), (None, 0)])
+    @pytest.fixture(
+        params=[(None, UNITS, False), (KEY, UNITS, True), (None, 3, False), (None, 0, False), (None, 3, True)]
+    )
     async def layout(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Layout]:
-        key, slots = request.param
+        key, slots, has_pieces = request.param
         geometry = Geometry(UNITS * BLOCK, BLOCK)
         names = BlockNames("p/", UNITS, hash_prefix=False)
         bucket = MemoryBucket(MemoryStore())
-        below = S3backerLayout(bucket, names, geometry, BlockCodec(BLOCK), offload=inline, in_flight_max=8)
+        codec = BlockCodec(BLOCK, has_pieces=has_pieces)
+        below = S3backerLayout(bucket, names, geometry, codec, offload=inline, in_flight_max=8)
         async with cached(below, tmp_path, size_bytes=slots * BLOCK, key=key) as layout:
             yield layout
 
@@ -121,6 +125,45 @@ async def test_a_block_is_fetched_once(tmp_path: Path, key: bytes | None) -> Non
         assert figure(layout, "verified") == 1
     assert below.read_log == [5]
     assert below.tag_log == [5], "its tag is compared once"
+
+
+async def test_parts_come_from_blocks_that_are_here(tmp_path: Path) -> None:
+    """From the local disk, after a restart once the tag was compared; a part from below is not kept, and a
+    whole block that came in its place is."""
+    below = memory_layout(filled=True)
+    below.part_bytes = BLOCK // 8
+    async with cached(below, tmp_path) as layout:
+        await read(layout, 5)
+        await settle(layout)
+    async with cached(below, tmp_path) as layout:
+        assert layout.part_bytes == BLOCK // 8
+        for number in (5, 6, 6):
+            part = await layout.read_part(Extent(number * BLOCK + 700, 8))
+            assert part is not None
+            first = part.offset - number * BLOCK
+            assert part.data == block_of(number)[first : first + len(part.data)]
+        assert (below.read_log, below.part_log, below.tag_log) == ([5], [6, 6], [5])
+        below.part_bytes = BLOCK
+        for _ in range(2):
+            await layout.read_part(Extent(7 * BLOCK, 1))
+            await settle(layout)
+        assert (below.read_log, below.part_log) == ([5], [6, 6, 7])
+        assert (figure(layout, "hits"), figure(layout, "misses")) == (2, 3)
+
+
+async def test_a_part_of_a_block_that_changed_behind_our_back(tmp_path: Path) -> None:
+    """Is one of the new block, whatever the local disk has."""
+    below = memory_layout(filled=True)
+    below.part_bytes = BLOCK // 8
+    async with cached(below, tmp_path) as layout:
+        await read(layout, 5)
+        await settle(layout)
+    below.blocks[5] = block_of(1000)
+    async with cached(below, tmp_path) as layout:
+        part = await layout.read_part(Extent(5 * BLOCK, 1))
+        assert part is not None
+        assert part.data == block_of(1000)[: BLOCK // 8]
+        assert figure(layout, "stale") == 1
 
 
 async def test_what_is_committed_is_kept(tmp_path: Path) -> None:
