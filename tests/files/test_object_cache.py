@@ -572,6 +572,30 @@ def test_scrub_removes_what_nobody_can_use(caches: Caches) -> None:
     assert cache.statistics()["used_bytes"] == 0
 
 
+@pytest.mark.logs("it has no data", "Too many open files")
+def test_a_map_without_data_and_one_that_cannot_be_read(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map whose data has gone is removed; one that cannot be read just now stays."""
+    cache = caches.cache()
+    caches.entry(cache, "a", 1)
+    data_file(caches.directory).unlink()
+    assert scrubbed(cache).alien == 1
+    assert not list(caches.directory.rglob("*.map"))
+    caches.entry(cache, "b", 1)
+    path, real = map_file(caches.directory), os.open
+
+    def refuse(opened: object, *arguments: object, **more: object) -> int:
+        if opened == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(opened, *arguments, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert scrubbed(cache).alien == 0
+    assert present(cache, "b") == [0]
+
+
 def test_scrub_asks_the_bucket(caches: Caches) -> None:
     """Objects that have gone or changed are removed from the cache; those of other buckets are left alone."""
     cache = caches.cache()

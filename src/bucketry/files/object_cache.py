@@ -315,11 +315,9 @@ class ObjectCache:
         OSError."""
         counted_bytes = 0
         try:
-            content = _read_own(map_path, None)
-            about, sealed = decode_header(content, _crc32c)
-            records = Records(content[HEADER_BYTES : about.map_bytes])
-            counted_bytes = _Surveyed(map_path, about, sealed, records).cost_bytes
-            name = self._name_path(about)
+            found = _read_map(map_path)
+            counted_bytes = found.cost_bytes
+            name = self._name_path(found.about)
             if name is not None and _is_same_file(name, data_path):
                 name.unlink(missing_ok=True)
                 _remove_empty(name.parent, self.directory)
@@ -578,22 +576,20 @@ class ObjectCache:
         for map_path in (self._state / "entries").glob("*/*.map"):
             data_path = map_path.with_suffix(".data")
             try:
-                content = _read_own(map_path, None)
-                about, sealed = decode_header(content, _crc32c)
-                if len(content) < about.map_bytes:
-                    raise Corrupt("its map is cut short")
-                status = data_path.lstat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise Corrupt("it has no data")
+                found = _read_map(map_path)
+                status = _status_of(data_path)
             except FileNotFoundError:
                 continue
-            except (OSError, Corrupt) as error:
+            except OSError as error:
+                # It is there, and cannot be looked at now.
+                self._local_failure(f"read {map_path.name}", error)
+                continue
+            except Corrupt as error:
                 self.counts.alien += 1
                 _log.warning("cache %s: %s is removed: %s", self.directory, map_path.name, error)
                 self._unlink(map_path, data_path)
                 continue
-            found = _Surveyed(map_path, about, sealed, Records(content[HEADER_BYTES : about.map_bytes]))
-            if status.st_blocks * 512 > found.cost_bytes + BLOCK_BYTES and not sealed:
+            if status.st_blocks * 512 > found.cost_bytes + BLOCK_BYTES and not found.is_sealed:
                 self._free_unnoted(found)
             yield found
 
@@ -826,10 +822,28 @@ def _open_data(path: Path) -> int:
         return _open_own(path, _FILE_FLAGS & ~os.O_RDWR | os.O_RDONLY)
 
 
-def _read_own(path: Path, length: int | None) -> bytes:
+def _read_map(path: Path) -> _Surveyed:
+    """A map, and no more of the file than belongs to it. Raises OSError, Corrupt."""
     file = _open_own(path, _FILE_FLAGS)
-    with os.fdopen(file, "rb") as opened:
-        return opened.read(-1 if length is None else length)
+    try:
+        about, sealed = decode_header(os.pread(file, HEADER_BYTES, 0), _crc32c)
+        if os.fstat(file).st_size < about.map_bytes:
+            raise Corrupt("its map is cut short")
+        records = Records(os.pread(file, about.map_bytes - HEADER_BYTES, HEADER_BYTES))
+        return _Surveyed(path, about, sealed, records)
+    finally:
+        os.close(file)
+
+
+def _status_of(data_path: Path) -> os.stat_result:
+    """Raises Corrupt when it is not the data of an entry."""
+    try:
+        status = data_path.lstat()
+    except FileNotFoundError:
+        raise Corrupt("it has no data") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Corrupt("its data is no file")
+    return status
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
