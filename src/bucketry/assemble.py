@@ -145,10 +145,11 @@ async def erase_volume(bucket: BucketSettings, volume: VolumeSettings) -> AsyncI
             yield EraseProgress(deleted_count)
 
 
-async def find_holding(bucket: BucketSettings) -> Holding:
-    """Who holds the volume at ``bucket.url`` for writing."""
+async def find_holding(bucket: BucketSettings, *, even_damaged: bool = False) -> Holding:
+    """Who holds the volume at ``bucket.url`` for writing. Raises Corrupt when its lease is damaged, unless
+    ``even_damaged``."""
     async with open_place(bucket) as place:
-        return await holding.look(place)
+        return await holding.look(place, even_damaged=even_damaged)
 
 
 async def unlock_volume(bucket: BucketSettings, *, seen: Holding | None = None) -> str | None:

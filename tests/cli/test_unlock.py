@@ -100,3 +100,20 @@ def test_what_a_process_of_this_machine_left_does_not_keep_a_volume_from_being_e
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert run_command(["erase", URL]) == 0
     assert store.objects == {}
+
+
+def test_a_damaged_lease_is_taken_by_force_alone(
+    store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without, the line says how; afterwards the disk can be used, and the lease is of a later epoch than any
+    before."""
+    key = "disk/" + LEASE_NAME
+    store.objects[key] = ObjectInfo(key, 7, store.new_etag()), b"damaged"
+    capsys.readouterr()
+    assert run_command(["unlock", URL]) == 1
+    assert "bucketry unlock --force frees it" in capsys.readouterr().err
+    assert run_command(["unlock", URL, "--force"]) == 0
+    lease = rules.decode(store.objects[key][1])
+    assert lease.holder is None
+    assert lease.epoch > 1_700_000_000
+    assert run_command(["resize", URL, "2M"]) == 0

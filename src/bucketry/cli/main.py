@@ -66,6 +66,8 @@ def cli(context: click.Context, debug: bool) -> None:
     """
     context.obj = debug
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, format="%(name)s: %(message)s")
+    # What a command waits for, when that is somebody else's lease.
+    logging.getLogger("bucketry.lease").setLevel(logging.WARNING)
 
 
 def run_command(arguments: Sequence[str]) -> int:

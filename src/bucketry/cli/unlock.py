@@ -23,12 +23,13 @@ def unlock(url: str, force: bool, connection: Connection) -> None:
 
     For volumes whose holder is gone for good: a machine that died, an s3backer that was killed. A holder that
     is alive finds out within seconds, fails every request from then on, and what it has not uploaded is lost.
-    Asks first. When nobody holds the volume there is nothing to do.
+    Asks first. A lease that is damaged is taken only with --force. When nobody holds the volume there is
+    nothing to do.
     """
     from bucketry.assemble import find_holding, unlock_volume
 
     bucket = connection.settings(url)
-    seen = event_loop.run(find_holding(bucket))
+    seen = event_loop.run(find_holding(bucket, even_damaged=force))
     if seen.holder is None:
         click.echo(f"nobody holds {url}")
         return

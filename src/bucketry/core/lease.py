@@ -99,6 +99,12 @@ def encode(lease: Lease) -> bytes:
     return json.dumps(fields, indent=2).encode() + b"\n"
 
 
+def in_place_of_a_damaged_one(stamp: str, seconds_since_1970: int) -> Lease:
+    """What a lease that cannot be read is taken for when it is taken by force: nobody's, and of an epoch that
+    is greater than any that it may have had, for epochs count how often it was taken."""
+    return Lease(epoch=seconds_since_1970, holder=None, taken=stamp, renewed=stamp)
+
+
 def decode(body: bytes) -> Lease:
     """Raises Corrupt when it is no lease, Unsupported when it is one of a newer kind. Neither may be taken
     for "free"."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket
+from bucketry.core import lease as lease_rules
 from bucketry.core.lease import Lease
 from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
 from bucketry.disk.machine import Machine, ThisMachine
@@ -38,12 +39,13 @@ class Place:
 class Holding:
     """Who may write to a volume, as its lease and its mount token say, each None where there is none.
     ``has_ended``: the lease's holder was a process of this machine, and is no more. ``lease_etag`` is that of
-    the lease's object."""
+    the lease's object; ``is_damaged``: that cannot be read, and ``lease`` stands in its place."""
 
     lease: Lease | None
     token: MountToken | None
     has_ended: bool = False
     lease_etag: str | None = None
+    is_damaged: bool = False
 
     @property
     def lease_token(self) -> int:
@@ -57,6 +59,8 @@ class Holding:
     @property
     def holder(self) -> str | None:
         """Who it is, for people; None when nobody."""
+        if self.is_damaged:
+            return "somebody whose lease is damaged, or nobody"
         if self.lease is not None and self.lease.holder is not None:
             return f"{self.lease}, which has ended" if self.has_ended else str(self.lease)
         return None if self.token is None else str(self.token)
@@ -69,14 +73,22 @@ class Holding:
     def marks(self) -> tuple[object, ...]:
         """What changes when somebody takes the volume, and not when its holder renews."""
         lease, token = self.lease, self.token
+        if self.is_damaged:
+            return (self.lease_etag, token and token.value)
         return (lease and (lease.epoch, lease.holder), token and token.value)
 
 
-async def look(place: Place) -> Holding:
-    """Who may write to the volume now. Raises Corrupt or Unsupported when its lease cannot be understood."""
+async def look(place: Place, *, even_damaged: bool = False) -> Holding:
+    """Who may write to the volume now. Raises Corrupt, unless ``even_damaged``, or Unsupported when its lease
+    cannot be understood."""
+    now = place.machine.utc_now()
+    instead = lease_rules.in_place_of_a_damaged_one(f"{now:%Y-%m-%dT%H:%M:%SZ}", int(now.timestamp()))
     (lease, etag), token = await both(
-        read_lease(place.control, place.prefix), mount_token.read_token(place.control, place.prefix)
+        read_lease(place.control, place.prefix, in_place_of_damaged=instead if even_damaged else None),
+        mount_token.read_token(place.control, place.prefix),
     )
+    if lease is instead:
+        return Holding(lease, token, lease_etag=etag, is_damaged=True)
     ended = lease is not None and lease.holder is not None and place.machine.has_ended(lease.holder)
     return Holding(lease, token, has_ended=ended, lease_etag=etag)
 
@@ -98,7 +110,7 @@ async def held(
     """
     value = mount_token.new_value() if token is None else token
     machine = place.machine
-    now = await look(place)
+    now = await look(place, even_damaged=force)
     keeper = LeaseKeeper(
         place.control,
         place.prefix,
@@ -165,7 +177,7 @@ async def unlock(place: Place, *, seen: Holding | None = None) -> str | None:
 
     ``seen``: who it is to be taken from. Raises Busy when somebody else has it by now.
     """
-    found = await look(place)
+    found = await look(place, even_damaged=seen is not None and seen.is_damaged)
     if found.holder is None:
         return None
     if seen is not None and not found.is_of_the_same_as(seen):

@@ -29,6 +29,8 @@ from bucketry.errors import (
 )
 
 _log = logging.getLogger(__name__)
+#: Whoever waits at a terminal should know what for: the command line shows what this logger says.
+_waits = logging.getLogger("bucketry.lease")
 
 _ATTRIBUTES = Attributes(content_type="application/json")
 #: While another's lease is watched, it is looked at so often.
@@ -48,9 +50,11 @@ def _stamp(time: datetime) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
-async def read_lease(bucket: Bucket, prefix: str) -> tuple[Lease | None, str | None]:
-    """The lease of the volume under ``prefix`` and its ETag, both None where there is none. Raises Corrupt or
-    Unsupported when it cannot be understood."""
+async def read_lease(
+    bucket: Bucket, prefix: str, *, in_place_of_damaged: Lease | None = None
+) -> tuple[Lease | None, str | None]:
+    """The lease of the volume under ``prefix`` and its ETag, both None where there is none. Raises Corrupt,
+    unless a lease is given ``in_place_of_damaged`` ones, or Unsupported when it cannot be understood."""
     key = prefix + LEASE_NAME
     try:
         found = await bucket.get(key)
@@ -60,8 +64,15 @@ async def read_lease(bucket: Bucket, prefix: str) -> tuple[Lease | None, str | N
         return None, None
     try:
         return rules.decode(bytes(found.data)), found.info.etag
-    except (Corrupt, Unsupported) as error:
-        raise type(error)(f"lease {key} in {bucket.url}: {error}") from error
+    except Unsupported as error:
+        raise Unsupported(f"lease {key} in {bucket.url}: {error}") from error
+    except Corrupt as error:
+        if in_place_of_damaged is not None:
+            return in_place_of_damaged, found.info.etag
+        raise Corrupt(
+            f"lease {key} in {bucket.url}: {error}; "
+            "if nobody uses the volume, bucketry unlock --force frees it"
+        ) from error
 
 
 class LeaseKeeper:
@@ -127,7 +138,9 @@ class LeaseKeeper:
 
         ``seen``: the lease and its ETag as they were a moment ago, for who has looked already."""
         for _ in range(_TAKE_ATTEMPTS_MAX):
-            found, etag = seen or await read_lease(self._bucket, self._prefix)
+            now = self._utc_now()
+            instead = rules.in_place_of_a_damaged_one(_stamp(now), int(now.timestamp())) if force else None
+            found, etag = seen or await read_lease(self._bucket, self._prefix, in_place_of_damaged=instead)
             seen = None
             ended = found is not None and found.holder is not None and self._has_ended(found.holder)
             if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
@@ -152,7 +165,7 @@ class LeaseKeeper:
         renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         if abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds:
             raise busy
-        _log.warning(
+        _waits.warning(
             "%s/%s: %s seems to be gone; watching its lease for %.0f s to be sure",
             self._bucket.url, self._prefix, found, found.duration_seconds,
         )  # fmt: skip
