@@ -480,6 +480,16 @@ def test_blocks_that_cannot_be_written(
         assert entry.missing() == [block for block in range(4) if not (present_before and block == 1)]
 
 
+def test_data_without_a_map_goes_when_room_is_needed(caches: Caches) -> None:
+    """What a process was about to remove when it was killed does not take space for ever."""
+    cache = caches.cache(20)
+    caches.entry(cache, "a", 10)
+    map_file(caches.directory).unlink()
+    before = taken(caches.directory)
+    assert cache._make_room(20 * BLOCK_BYTES - 4096)
+    assert before - taken(caches.directory) == 10 * BLOCK_BYTES
+
+
 @pytest.mark.parametrize("by_scrub", [False, True])
 def test_what_was_written_and_not_noted(caches: Caches, by_scrub: bool) -> None:
     """Space that a killed process has filled without saying so in the map is given back, and no other."""

@@ -554,6 +554,7 @@ class ObjectCache:
             lack = self._keep_free_bytes + needed_bytes - self._free_bytes()
             if used_bytes is not None and used_bytes + needed_bytes <= self._size_bytes and lack <= 0:
                 return True  # somebody else has made room meanwhile
+            self._remove_orphans()
             entries = list(self._survey())
             used_bytes = sum(entry.cost_bytes for entry in entries)
             # Where others fill the disk, we shrink.
