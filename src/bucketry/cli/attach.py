@@ -131,8 +131,16 @@ class _Start:
     async def describe(self) -> Mapping[str, object]:
         from bucketry.assemble import inspect_volume
 
-        retry = replace(self.bucket.retry, budget_seconds=_PROBE_BUDGET_SECONDS)
-        return volume_report(await inspect_volume(replace(self.bucket, retry=retry), self.volume))
+        return volume_report(await inspect_volume(self._impatient_bucket(), self.volume))
+
+    async def probe(self) -> None:
+        """Raises when the bucket cannot be reached now."""
+        from bucketry.assemble import find_holding
+
+        await find_holding(self._impatient_bucket())
+
+    def _impatient_bucket(self) -> BucketSettings:
+        return replace(self.bucket, retry=replace(self.bucket.retry, budget_seconds=_PROBE_BUDGET_SECONDS))
 
     def serve(self, taken: Claim, ready: Callable[[], None]) -> None:
         """Serve the disk until it is stopped. Raises what serve_disk raises."""
@@ -140,7 +148,7 @@ class _Start:
             log_to_syslog(debug=self.debug)
         else:
             log_to_stderr(debug=self.debug)
-        event_loop.run(serve_disk(self.job, taken, self.open_device, self.describe, ready))
+        event_loop.run(serve_disk(self.job, taken, self.open_device, self.describe, self.probe, ready))
 
 
 def _serve(

@@ -7,7 +7,7 @@ with block 0, its encryption with any block, and the rest is asked of the caller
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from bucketry.bucket.interface import Bucket, ObjectInfo
+from bucketry.bucket.interface import Bucket, ByteRange, ObjectInfo
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
 from bucketry.codec.pipeline import (
@@ -128,7 +128,7 @@ async def _detect_ours(
     size_bytes = _choose("the size is", found.size_bytes, asked.size_bytes, where, force=asked.force)
     names = BlockNames(prefix, BLOCK_COUNT_MAX, found.block_hash_prefix)
     if compare and not asked.force:
-        stored = stored_geometry(await _head(bucket, names.key(0)))
+        stored = stored_geometry(await _look_at(bucket, names.key(0)))
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
         if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
@@ -219,9 +219,11 @@ def _choose(what: str, found: int, asked: int | None, where: str, *, force: bool
     return found
 
 
-async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
+async def _look_at(bucket: Bucket, key: str) -> ObjectInfo | None:
+    """What is known of an object, None where there is none. Its first byte is asked for: an answer to HEAD
+    does not tell a missing object from a missing bucket, which would have to be asked next."""
     try:
-        return await bucket.head(key)
+        return (await bucket.get(key, byte_range=ByteRange(0, 1))).info
     except BucketNotFound:
         raise
     except NotFound:
@@ -235,7 +237,7 @@ async def _find_sample(bucket: Bucket, prefix: str, hash_prefix: bool | None) ->
     found = [
         _Sample(0, names.hash_prefix, info)
         for names in both
-        if (info := await _head(bucket, names.key(0))) is not None
+        if (info := await _look_at(bucket, names.key(0))) is not None
     ]
     if len(found) > 1:
         raise Mismatch(
@@ -252,7 +254,7 @@ async def _search(bucket: Bucket, prefix: str, both: list[BlockNames]) -> _Sampl
             for entry in page:
                 for names in both:
                     block = names.parse(entry.key)
-                    info = None if block is None else await _head(bucket, entry.key)
+                    info = None if block is None else await _look_at(bucket, entry.key)
                     if block is not None and info is not None:
                         return _Sample(block, names.hash_prefix, info)
             page_count += 1

@@ -67,9 +67,17 @@ OpenDevice = Callable[[], AbstractAsyncContextManager[Device]]
 #: reached.
 Describe = Callable[[], Awaitable[Mapping[str, object]]]
 
+#: Raises when the bucket cannot be reached at that moment.
+Probe = Callable[[], Awaitable[None]]
+
 
 async def serve_disk(
-    job: Job, claim: Claim, open_device: OpenDevice, describe: Describe, ready: Callable[[], None]
+    job: Job,
+    claim: Claim,
+    open_device: OpenDevice,
+    describe: Describe,
+    probe: Probe,
+    ready: Callable[[], None],
 ) -> None:
     """Serve until asked to stop. ``ready`` is called when the disk can be used.
 
@@ -79,7 +87,7 @@ async def serve_disk(
     if job.loop is not None:
         check_rights()
         become_io_flusher()
-    served = _ServedDisk(job, claim, describe)
+    served = _ServedDisk(job, claim, describe, probe)
     control = ControlServer(claim.files.socket, served.answer)
     try:
         with served.signals_handled():
@@ -132,10 +140,11 @@ def _log_failure(ended: asyncio.Task[Answer]) -> None:
 class _ServedDisk:
     """What ``serve_disk`` runs, and what signals and the control socket ask of it."""
 
-    def __init__(self, job: Job, claim: Claim, describe: Describe) -> None:
+    def __init__(self, job: Job, claim: Claim, describe: Describe, probe: Probe) -> None:
         self._job = job
         self._claim = claim
         self._describe = describe
+        self._probe = probe
         self._directory = _disk_directory(job, claim)
         self._main = asyncio.current_task()
         self._device: Device | None = None
@@ -407,7 +416,7 @@ class _ServedDisk:
     async def _check_bucket(self) -> None:
         """Raises Unfinished when the bucket cannot be reached, before anything is unmounted."""
         try:
-            await self._describe()
+            await self._probe()
         except BucketryError as error:
             raise self._unfinished(error) from error
 
