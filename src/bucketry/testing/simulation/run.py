@@ -15,7 +15,6 @@ from bucketry.testing.simulation.world import World
 
 #: Seeds that a worker takes at once: some seconds' work.
 _CHUNK = 16
-_LOGGER = "bucketry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +30,13 @@ class Report:
 
 def simulate(seed: int) -> Report:
     """Run the simulation of one seed. What the product logs meanwhile is dropped: the lines tell more."""
-    log = logging.getLogger(_LOGGER)
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with asyncio.Runner(loop_factory=SimulationLoop) as runner:
             return runner.run(_run(seed))
     finally:
-        log.setLevel(level)
+        logging.disable(disabled)
 
 
 async def _run(seed: int) -> Report:
