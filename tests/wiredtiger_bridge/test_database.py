@@ -125,6 +125,35 @@ def test_a_dropped_table_leaves_nothing(databases: Databases) -> None:
     database.run({"do": "scan", "tables": ["abc"], "count": 2000})
 
 
+def test_encrypted_objects_hide_their_rows(databases: Databases, tmp_path: Path) -> None:
+    """With a key nothing of the rows is in the bucket; a second flush after a kill is a success all the same,
+    and without the key the rows cannot be read."""
+    key = tmp_path / "key"
+    key.write_text("5a" * 32)
+    database = databases.make(encryption_key_file=str(key))
+    running = database.start(
+        {"do": "open"},
+        {"do": "create", "tables": ["t"]},
+        {"do": "insert", "tables": ["t"], "first": 0, "count": 2000},
+        {"do": "checkpoint"},
+        {"do": "kill_after_upload", "number": 1},
+        {"do": "flush"},
+    )
+    assert running.end()[0] == -signal.SIGKILL
+    database.run({"do": "flush"}, {"do": "wait_expired", "count": 1})
+    sealed = databases.fetch("pfx_t-0000000001.wtobj")
+    assert b"the value goes on" not in sealed
+    database.lose_cache()
+    database.run({"do": "scan", "tables": ["t"], "count": 2000})
+    key.write_text("5b" * 32)
+    database.lose_cache()
+    (found,) = database.run(
+        {"do": "search", "tables": ["t"], "count": 2000, "threads": 1, "each": 1, "errors": True},
+        options={**database.settings["options"], "owner": "ignore"},
+    )
+    assert found["failed"] == 1
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_killed_between_the_upload_and_the_metadata(databases: Databases, number: int) -> None:
     """The object is flushed again at the next start, which is a success; nothing is lost."""

@@ -6,6 +6,7 @@ import pytest
 
 from bucketry.errors import Invalid
 from bucketry.files.wiredtiger.options import Options, options_text, parse_options
+from bucketry.settings import Secret
 
 HOME = Path("/home/of/database")
 
@@ -91,6 +92,18 @@ def test_wrong_options_are_named(given: dict[str, str], message: str) -> None:
     """One line with the option and what is wrong with it."""
     with pytest.raises(Invalid, match=message):
         parse_options(given, HOME)
+
+
+def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
+    """Below the home as all paths; what is no key is refused, and never shown."""
+    (tmp_path / "key").write_text("0f" * 32 + "\n")
+    options = parse_options({"encryption_key_file": "key"}, tmp_path)
+    assert options.files.encryption_key == Secret(b"\x0f" * 32)
+    assert parse_options({"encryption_key_file": "of/a/home/to/come"}, None).files.encryption_key is None
+    (tmp_path / "short").write_text("0f0f")
+    with pytest.raises(Invalid, match="neither 32 bytes nor 64") as raised:
+        parse_options({"encryption_key_file": "short"}, tmp_path)
+    assert "0f0f" not in str(raised.value)
 
 
 def test_the_directory_store_takes_directories() -> None:

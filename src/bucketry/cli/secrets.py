@@ -5,21 +5,19 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from bucketry.cli.options import Volume
 from bucketry.errors import Invalid, WrongPassword
-from bucketry.settings import FILES_KEY_BYTES, Secret
+from bucketry.files.key_file import read_key_file as read_key_file
+from bucketry.settings import Secret
 
 PASSWORD_VARIABLE = "BUCKETRY_PASSWORD"  # noqa: S105 - the name of the variable
 #: s3backer's limit on a line of a password file.
 PASSWORD_BYTES_MAX = 1022
 
-#: More than any form of a key.
-_KEY_FILE_BYTES_MAX = 256
 
 T = TypeVar("T")
 
@@ -43,25 +41,6 @@ def given_password(volume: Volume) -> Secret | None:
             raise Invalid(f"${PASSWORD_VARIABLE} is empty")
         return Secret(from_environment)
     return None
-
-
-def read_key_file(path: Path) -> Secret:
-    """The encryption key of files: 32 bytes, or their 64 hexadecimal digits and an end of the line. Raises
-    Invalid; nothing of the content is in the message."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_KEY_FILE_BYTES_MAX)
-    except OSError as error:
-        raise Invalid(f"key file {path}: {error.strerror}") from error
-    if len(content) != FILES_KEY_BYTES:
-        try:
-            content = bytes.fromhex(content.decode("ascii"))
-        except ValueError:
-            content = b""
-    if len(content) != FILES_KEY_BYTES:
-        digits = 2 * FILES_KEY_BYTES
-        raise Invalid(f"key file {path} has neither {FILES_KEY_BYTES} bytes nor {digits} hexadecimal digits")
-    return Secret(content)
 
 
 def new_password(volume: Volume) -> Secret | None:

@@ -80,7 +80,7 @@ def extension(name: str = "bucketry", **options: object) -> str:
     given = _said({"name": name, **options})
     text = options_text(given)
     # Here the mistake is an exception with a line, there it would be a number.
-    parse_options({key: _plain(value) for key, value in given.items()}, Path.cwd())
+    parse_options({key: _plain(value) for key, value in given.items()}, None)
     library = load(default_path())
     return f'"{library}"=(config=({text}))'
 
@@ -92,7 +92,7 @@ def load(path: str | Path, **options: object) -> Path:
     Raises what ``extension`` raises, and OSError.
     """
     given = {key: _plain(value) for key, value in options.items()}
-    parse_options(given, Path.cwd())
+    parse_options(given, None)
     return library_at(Path(path), given, _make_source).path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from bucketry.core.units import parse_size
 from bucketry.errors import Invalid
 from bucketry.files.config_text import read_options
+from bucketry.files.key_file import read_key_file
 from bucketry.files.log import DEBUG_5, ERROR
 from bucketry.files.wiredtiger.owner import POLICIES
 from bucketry.settings import BucketSettings, FaultSettings, FilesSettings, LimitSettings, RetrySettings
@@ -67,8 +68,8 @@ class Options:
         return self.buckets + bucket
 
 
-def parse_options(given: Mapping[str, str], home: Path) -> Options:
-    """Options from text. Paths are relative to ``home``. Raises Invalid."""
+def parse_options(given: Mapping[str, str], home: Path | None) -> Options:
+    """Options from text. Paths are relative to ``home``; without one no file is looked at. Raises Invalid."""
     reader = _Reader(dict(given), home)
     options = _read(reader)
     reader.finish()
@@ -77,7 +78,7 @@ def parse_options(given: Mapping[str, str], home: Path) -> Options:
 
 def known_options() -> list[str]:
     """Their names."""
-    reader = _Reader({}, Path())
+    reader = _Reader({}, None)
     _read(reader)
     return reader.known
 
@@ -114,6 +115,7 @@ def _files(reader: "_Reader", level: int, remove: str, directories: bool) -> Fil
         operations=reader.words("error_operations", FaultSettings().operations),
         above_retries=reader.flag("error_above_retries", False),
     )
+    key_file = reader.path("encryption_key_file")
     return FilesSettings(
         cache_dir=reader.path("cache_directory"),
         # Who knows the directory store lists its cache, and expects objects there and nothing else.
@@ -125,6 +127,7 @@ def _files(reader: "_Reader", level: int, remove: str, directories: bool) -> Fil
         whole_max_bytes=reader.size("whole_max", plain.whole_max_bytes),
         read_ahead_bytes=reader.size("read_ahead", plain.read_ahead_bytes),
         open_check_seconds=reader.seconds("open_check", plain.open_check_seconds),
+        encryption_key=None if key_file is None or reader.home is None else read_key_file(key_file),
         allow_remove=remove == "true",
         log_level=level,
         faults=faults if faults.force_delay or faults.force_error else None,
@@ -167,9 +170,9 @@ def _bucket(reader: "_Reader") -> BucketSettings:
 class _Reader:
     """Takes options by name, and knows which nobody took."""
 
-    def __init__(self, left: dict[str, str], home: Path) -> None:
+    def __init__(self, left: dict[str, str], home: Path | None) -> None:
         self._left = left
-        self._home = home
+        self.home = home
         self.known: list[str] = []
 
     def text(self, name: str) -> str | None:
@@ -178,7 +181,7 @@ class _Reader:
 
     def path(self, name: str) -> Path | None:
         text = self.text(name)
-        return None if text is None else self._home / text
+        return None if text is None else (self.home or Path()) / text
 
     def flag(self, name: str, default: bool) -> bool:
         text = self.text(name)
