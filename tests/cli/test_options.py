@@ -1,6 +1,7 @@
 """Options become settings; what is wrong with them is told in one line."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -148,6 +149,8 @@ def test_a_small_memory_is_divided() -> None:
         ["import", "-", "/tmp"],
         ["sail"],
         [],
+        ["files"],
+        ["files", "nothing"],
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +173,19 @@ def test_only_root_mounts_filesystems(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def _commands(group: click.Group, before: str = "") -> Iterator[str]:
+    """All that do something, those of groups too."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield before + name
+
+
+@pytest.mark.parametrize("name", list(_commands(cli)))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help has an example and the exit codes."""
-    assert run_command([name, "--help"]) == 0
+    assert run_command([*name.split(), "--help"]) == 0
     said = capsys.readouterr().out
     assert f"  bucketry {name}" in said
     assert "Exit codes:" in said

@@ -90,6 +90,7 @@ encryption_option = click.option(
 @click.group(
     "files",
     cls=Group,
+    no_args_is_help=False,
     examples=[
         "bucketry files put backup.tar s3://bucket/backups",
         "bucketry files ls s3://bucket/backups",
