@@ -175,7 +175,9 @@ def test_only_root_mounts_filesystems(
 
 def _commands(group: click.Group, before: str = "") -> Iterator[str]:
     """All that do something, those of groups too."""
-    for name, command in sorted(group.commands.items()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from _commands(command, f"{before}{name} ")
         else:
