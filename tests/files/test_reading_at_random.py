@@ -33,7 +33,7 @@ class World:
         self.errors = 0
 
     async def put(self, key: str) -> None:
-        data = content(self.random.choice([0, 100, BLOCK_BYTES, 5 * BLOCK_BYTES + 77]), self.random.random())  # type: ignore[arg-type]
+        data = content(self.random.choice([0, 100, BLOCK_BYTES, 5 * BLOCK_BYTES + 77]), self.random.random())
         rates, self.place.bucket.rates = self.place.bucket.rates, FaultRates()
         etag = await self.place.put(key, data)
         self.place.bucket.rates = rates
