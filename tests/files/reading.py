@@ -184,6 +184,6 @@ class LoopOfItsOwn:
 
 
 __all__ = [
-    "BLOCK_BYTES", "LIMIT_BYTES", "LoopOfItsOwn", "Place", "Uploaded", "cached", "content", "cut", "data_file",
-    "fetched", "flip", "map_file", "opened", "read", "settled",
+    "BLOCK_BYTES", "LIMIT_BYTES", "LoopOfItsOwn", "Place", "Uploaded", "cached", "content", "cut",
+    "data_file", "fetched", "flip", "map_file", "opened", "read", "settled",
 ]  # fmt: skip
