@@ -319,6 +319,21 @@ def test_an_object_that_cannot_be_opened_has_a_handle_whose_reads_fail(world: Wo
     assert handle.close(handle, engine.session) == 0
 
 
+def test_only_the_first_block_is_made_up(world: World) -> None:
+    """A chunk that begins at 0 is the object's own, and behind its end are zeros, because WiredTiger does not
+    know the end; with nothing to read at all it is an error."""
+    engine = world.connect()
+    files = engine.customize()
+    world.objects[OBJECT] = b"x" * 10_000
+    world.source.fail["open"] = fails_with(outage(), times=2)
+    handle = engine.open(files, OBJECT, BY_ENGINE)
+    assert isinstance(engine.read(handle, 0, 4096), bytes)
+    assert engine.read(handle, 0, 1 << 20) == errno.EAGAIN
+    assert engine.read(handle, 0, 1 << 20) == (b"x" * 10_000).ljust(1 << 20, b"\0")
+    assert engine.read(handle, 8192, 4096) == (b"x" * 1808).ljust(4096, b"\0")
+    assert engine.read(handle, 1 << 20, 4096) == errno.EIO
+
+
 def test_an_object_that_is_not_there_is_told_apart(world: World) -> None:
     """The engine gets a handle whose reads are ENOENT; everybody else gets ENOENT from the open."""
     engine = world.connect()

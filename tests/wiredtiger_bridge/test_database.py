@@ -322,22 +322,34 @@ def test_ctrl_c_during_an_outage_is_delivered_afterwards(databases: Databases, s
     assert status == 0 or "KeyboardInterrupt" in errors
 
 
-@pytest.mark.parametrize("build", ["debug_build", "release_build"])
+@pytest.mark.parametrize(("build", "config"), [("debug_build", CHUNK_CACHE), ("release_build", "")])
 def test_an_outage_longer_than_the_patience_is_an_exception(
-    databases: Databases, seaweed_proxy: Proxy, request: pytest.FixtureRequest, build: str
+    databases: Databases, seaweed_proxy: Proxy, request: pytest.FixtureRequest, build: str, config: str
 ) -> None:
     """Where WiredTiger itself would crash, at the first open of an object, the cursor gets an error, and the
     same process reads the rows when the server is back."""
     database = databases.make(
-        build=request.getfixturevalue(build), endpoint=seaweed_proxy.endpoint, retry_budget=0.5, patience=1,
+        build=request.getfixturevalue(build),
+        config=config,
+        endpoint=seaweed_proxy.endpoint,
+        retry_budget=0.5,
+        patience=1,
         read_patience=0,
-    )  # fmt: skip
+    )
     filled(database, ["t"], 2000)
     database.lose_cache()
     search: dict[str, object] = {
         "do": "search", "tables": ["t"], "count": 2000, "threads": 1, "each": 2, "errors": True
     }  # fmt: skip
-    running = database.start({"do": "open"}, {"do": "wait"}, search, {"do": "wait"}, search, {"do": "close"})
+    running = database.start(
+        {"do": "open"},
+        {"do": "wait"},
+        search,
+        {"do": "wait"},
+        search,
+        {"do": "scan", "tables": ["t"], "count": 2000},
+        {"do": "close"},
+    )
     running.answer()
     running.answer()
     seaweed_proxy.refuse()
@@ -350,6 +362,7 @@ def test_an_outage_longer_than_the_patience_is_an_exception(
     running.go_on()
     running.answer()
     assert running.answer()["rows"] == 2
+    assert running.answer()["rows"] == 2000
     running.answer()
     status, errors = running.end()
     assert status == 0, errors

@@ -19,7 +19,7 @@ from typing import Any
 from bucketry.errnos import file_errno_of
 from bucketry.files.wiredtiger.messages import Messages
 from bucketry.files.wiredtiger.seams import StorageSource
-from bucketry.files.wiredtiger.store import Store, StoreFiles, StoreHandle
+from bucketry.files.wiredtiger.store import LateHandle, Store, StoreFiles, StoreHandle
 from bucketry.files.wiredtiger.tables import Release, address_of, ffi, libc, text_of
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Files:
 
 
 class _Handle:
-    def __init__(self, files: _Files, name: str, handle: StoreHandle) -> None:
+    def __init__(self, files: _Files, name: str, handle: StoreHandle | LateHandle) -> None:
         self.owner = files.owner
         self.handle = handle
         self.name = ffi.new("char[]", name.encode(errors="surrogateescape"))

@@ -17,8 +17,8 @@ _MAGIC = 120897
 _MAJOR, _MINOR = 1, 0
 #: Magic, major, minor, checksum, and four bytes that are not used.
 _DESCRIPTOR = struct.Struct("<IHHII")
-#: WiredTiger's sizes are signed, and it adds to them.
-SIZE_BYTES = 1 << 62
+#: Larger than any object (S3's have 5 TiB at most), and not larger than need be: WiredTiger may count blocks.
+SIZE_BYTES = 1 << 43
 
 
 def descriptor(length: int) -> bytes:

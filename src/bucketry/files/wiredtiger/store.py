@@ -18,6 +18,7 @@ list                before a table is created, so here another database's prefix
 import errno
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,26 +179,18 @@ class StoreFiles:
 
     def open_file(
         self, name: str, kind: int, *, readonly: bool, create: bool, by_wiredtiger: bool
-    ) -> "StoreHandle":
+    ) -> "StoreHandle | LateHandle":
         """``by_wiredtiger``: the engine itself opens it, and does not survive an error."""
         if kind not in _KINDS or create or not readonly:
             raise OSError(
                 errno.EINVAL, f"{name}: only data and regular files can be opened, and only readonly"
             )
 
-        def open_now() -> tuple[FileHandle, int, bytes]:
-            handle = self.file_system.open_file(name, _KINDS[kind])
-            try:
-                size = handle.size()
-                first = bytearray(min(size, _FIRST_BLOCK_BYTES))
-                _read_all(name, handle, 0, memoryview(first))
-            except BaseException:
-                handle.close()
-                raise
-            return handle, size, bytes(first)
+        def open_now() -> _Opened:
+            return _open(self.file_system, name, _KINDS[kind])
 
         try:
-            handle, size, first = self._store.patiently(f"{name}: open", open_now)
+            opened = self._store.patiently(f"{name}: open", open_now)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 error = FileNotFoundError(
@@ -206,8 +199,8 @@ class StoreFiles:
             if not by_wiredtiger:
                 raise error from None
             self._store.say(ERROR, f"{_shown(error)}; its pages cannot be read until that has changed")
-            return StoreHandle(self._store, name, None, SIZE_BYTES, None, open_now)
-        return StoreHandle(self._store, name, handle, size, first, open_now)
+            return LateHandle(self._store, name, open_now)
+        return StoreHandle(self._store, name, opened)
 
     def remove(self, name: str) -> None:
         """Nothing is left of it; or ENOTSUP, if removing is not allowed."""
@@ -233,27 +226,16 @@ class StoreFiles:
 
 
 class StoreHandle:
-    """One open object. ``handle`` None: it could not be opened so far."""
+    """One open object, with its first block for the first read."""
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        handle: FileHandle | None,
-        size: int,
-        first: bytes | None,
-        open_now: Callable[[], tuple[FileHandle, int, bytes]],
-    ) -> None:
+    def __init__(self, store: Store, name: str, opened: "_Opened") -> None:
         self._store = store
         self._name = name
-        self._handle = handle
-        self._size = size
-        self._first = first
-        self._open_now = open_now
-        self._lock = threading.Lock()
+        self._opened = opened
+        self._first: bytes | None = opened.first
 
     def size(self) -> int:
-        return self._size
+        return self._opened.size
 
     def read(self, offset: int, buffer: Any) -> None:
         """All of ``buffer``, or OSError."""
@@ -262,41 +244,93 @@ class StoreHandle:
             if offset == 0 and len(buffer) <= len(first):
                 buffer[:] = first[: len(buffer)]
                 return
+        _read_patiently(self._store, self._name, self._opened.handle, offset, memoryview(buffer))
+
+    def close(self) -> None:
+        self._opened.handle.close()
+
+
+class LateHandle:
+    """An object that could not be opened so far: each read tries again. Its first block and its size are made
+    up."""
+
+    def __init__(self, store: Store, name: str, open_now: Callable[[], "_Opened"]) -> None:
+        self._store = store
+        self._name = name
+        self._open_now = open_now
+        self._is_described = False
+        self._opened: _Opened | None = None
+        self._lock = threading.Lock()
+
+    def size(self) -> int:
+        return SIZE_BYTES
+
+    def read(self, offset: int, buffer: Any) -> None:
+        """As ``StoreHandle.read``; but since WiredTiger does not know the size, zeros follow the end. (Its
+        chunk cache reads whole chunks, also those that the end lies in.)"""
         target = memoryview(buffer)
-        handle = self._handle
-        if handle is None:
+        if not self._is_described:
+            # The first read is that of the first block. Every other one wants what is really there.
+            self._is_described = True
             if can_describe(offset, len(target)):
                 target[:] = descriptor(len(target))
                 return
-            handle = self._opened()
-        # Nearly every read ends here, in microseconds; patience has its price.
-        try:
-            _read_all(self._name, handle, offset, target)
-            return
-        except OSError:
-            pass
-        except KeyboardInterrupt:
-            interrupt_later()
-        self._store.patiently(
-            f"{self._name}: read",
-            lambda: _read_all(self._name, handle, offset, target),
-            seconds=self._store.options.read_patience_seconds,
-        )
+        opened = self._open()
+        there = max(0, min(len(target), opened.size - offset))
+        if not there:
+            raise OSError(errno.EIO, f"{self._name}: there is nothing at {offset}, only {opened.size} bytes")
+        _read_patiently(self._store, self._name, opened.handle, offset, target[:there])
+        target[there:] = bytes(len(target) - there)
 
-    def _opened(self) -> FileHandle:
-        """Another attempt to open what could not be opened."""
+    def _open(self) -> "_Opened":
         with self._lock:
-            if self._handle is None:
-                self._handle, _, _ = self._store.patiently(
+            if self._opened is None:
+                self._opened = self._store.patiently(
                     f"{self._name}: open", self._open_now, seconds=self._store.options.read_patience_seconds
                 )
                 self._store.say(NOTICE, f"{self._name}: it can be read again")
-            return self._handle
+            return self._opened
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
+        if self._opened is not None:
+            self._opened.handle.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An object that is open, and its first bytes."""
+
+    handle: FileHandle
+    size: int
+    first: bytes
+
+
+def _open(file_system: FileSystem, name: str, kind: str) -> _Opened:
+    handle = file_system.open_file(name, kind)
+    try:
+        size = handle.size()
+        first = bytearray(min(size, _FIRST_BLOCK_BYTES))
+        _read_all(name, handle, 0, memoryview(first))
+    except BaseException:
+        handle.close()
+        raise
+    return _Opened(handle, size, bytes(first))
+
+
+def _read_patiently(store: Store, name: str, handle: FileHandle, offset: int, target: memoryview) -> None:
+    # Nearly every read ends here, in microseconds; patience has its price.
+    try:
+        _read_all(name, handle, offset, target)
+        return
+    except OSError:
+        pass
+    except KeyboardInterrupt:
+        interrupt_later()
+    store.patiently(
+        f"{name}: read",
+        lambda: _read_all(name, handle, offset, target),
+        seconds=store.options.read_patience_seconds,
+    )
 
 
 def _read_all(name: str, handle: FileHandle, offset: int, buffer: memoryview) -> None:
