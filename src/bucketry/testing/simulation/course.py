@@ -195,13 +195,11 @@ def _with_crashes(course: Course, random: Random) -> Course:
 def _with_more(course: Course, random: Random) -> Course:
     """The same, at times on a volume of s3backer's, with listings of several pages, or with blocks kept on
     local disk from one process to the next."""
-    course = replace(
-        course,
-        is_s3backers=random.random() < 0.2,
-        page_entries=random.choice([1000, 1000, 1, 3, 7]),
-        kept_blocks=random.choice([None, None, 1, 4, 64]),
-    )
-    if course.kept_blocks is None:
+    is_s3backers = random.random() < 0.2
+    page_entries = random.choice([1000, 1000, 1, 3, 7])
+    kept_blocks = random.choice([None, None, 1, 4, 64])
+    course = replace(course, is_s3backers=is_s3backers, page_entries=page_entries, kept_blocks=kept_blocks)
+    if kept_blocks is None:
         return course
     is_exclusive = random.random() < 0.6
     if is_exclusive and random.random() < 0.4:
@@ -213,7 +211,7 @@ def _with_more(course: Course, random: Random) -> Course:
         course,
         cache=replace(
             course.cache,
-            cache_size_bytes=course.kept_blocks * BLOCK_SIZE_BYTES,
+            cache_size_bytes=kept_blocks * BLOCK_SIZE_BYTES,
             exclusive=is_exclusive,
         ),
     )
