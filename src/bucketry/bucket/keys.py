@@ -4,10 +4,13 @@ A key outside of it is refused before a request is made, for some stores would s
 name: ``a/`` as ``a``, ``/a`` as ``a``.
 """
 
+import re
+
 from bucketry.errors import Invalid
 
 #: S3, Google and Azure agree on it, in bytes of UTF-8.
 KEY_BYTES_MAX = 1024
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
 def key_flaw(key: str) -> str | None:
@@ -20,7 +23,7 @@ def key_flaw(key: str) -> str | None:
         return "is not valid Unicode"
     if len(encoded) > KEY_BYTES_MAX:
         return f"is longer than {KEY_BYTES_MAX} bytes"
-    if any(character < " " or character == "\x7f" for character in key):
+    if _CONTROL.search(key):
         return "has a control character"
     # The common case, a block's name, has neither slash nor dot.
     if "/" in key or key.startswith("."):
