@@ -18,7 +18,7 @@ from bucketry.files.fsspec_face import (
     BucketryMemoryFileSystem,
     BucketryS3FileSystem,
 )
-from bucketry.settings import RetrySettings
+from bucketry.settings import RetrySettings, Secret
 from servers.seaweed import Seaweed
 
 
@@ -221,8 +221,23 @@ def test_what_cannot_be_made() -> None:
         BucketryFileSystem()
     with pytest.raises(Invalid, match="takes no url="):
         BucketryS3FileSystem(url="s3://b")
+    with pytest.raises(Invalid, match="not as a Secret"):
+        BucketryS3FileSystem(key="id", secret=Secret("geheim"))
     with pytest.raises(Invalid, match="colour is not an option"):
         BucketryFileSystem(url="memory://x", colour="red")
+
+
+def test_other_keys_are_another_file_system() -> None:
+    """Nobody gets requests signed with the keys of somebody else; none of them shows in a repr."""
+    one = BucketryS3FileSystem(key="id", secret="geheim1")
+    two = BucketryS3FileSystem(key="id", secret="geheim2")
+    same = BucketryS3FileSystem(key="id", secret="geheim1")
+    assert one is same
+    assert one is not two
+    assert one.source is not two.source
+    assert "geheim" not in f"{one!r} {one.source!r} {one.source.statistics()}"
+    one.close()
+    two.close()
 
 
 def test_trouble_is_not_absence() -> None:

@@ -551,7 +551,10 @@ def _settings(options: dict[str, Any]) -> tuple[FilesSettings, BucketSettings]:
     bucket: dict[str, Any] = {}
     for given, value in options.items():
         name = _S3FS_NAMES.get(given, given)
-        if value is not None and name in _SECRET_OPTIONS and not isinstance(value, Secret):
+        if isinstance(value, Secret):
+            # fsspec takes two file systems for one whose options look the same, and all secrets do.
+            raise Invalid(f"{given} is to be given as text or bytes here, not as a Secret")
+        if value is not None and name in _SECRET_OPTIONS:
             value = Secret(value)
         if value is not None and name in _PATH_OPTIONS:
             value = Path(value)
