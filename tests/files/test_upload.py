@@ -17,9 +17,11 @@ from bucketry.bucket.interface import (
     Bucket,
     BytesLike,
     Condition,
+    ObjectInfo,
     OpenUpload,
     Part,
     UploadLimits,
+    UploadPages,
 )
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.bucket.retrying import Retrying
@@ -458,6 +460,40 @@ def test_of_sixteen_that_upload_different_things_one_wins(size: int, tmp_path: P
         assert all(isinstance(result, Uploaded | AlreadyExists) for result in results), results
         await check_object(store, contents[won[0]])
         assert await open_uploads(MemoryBucket(store)) == []
+
+    run()
+
+
+class WriteOnly(MemoryBucket):
+    """A store that lets us write, and says of everything else that it is denied."""
+
+    async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
+        raise Denied(f"object {key}: HTTP 403")
+
+    async def list_uploads(
+        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
+    ) -> UploadPages:
+        for _ in range(0):
+            yield []
+        raise Denied("HTTP 403")
+
+
+def test_who_may_only_write_can_upload(small: Path, large: Path) -> None:
+    """Nothing is looked at then. What is there is still not overwritten; that it has the same content cannot
+    be known."""
+
+    @on_virtual_time
+    async def run() -> None:
+        for path, data in ((small, SMALL), (large, LARGE)):
+            store = MemoryStore()
+            below = FaultyBucket(WriteOnly(store))
+            assert not (await send(below, path)).was_there
+            await check_object(store, data)
+            sent_count = len(below.requests)
+            with pytest.raises(AlreadyExists):
+                await send(below, path)
+            assert len(below.requests) < 2 * sent_count + 5
+            assert store.uploads == {}
 
     run()
 

@@ -47,6 +47,7 @@ from bucketry.errors import (
     BucketNotFound,
     BucketryError,
     Corrupt,
+    Denied,
     NotFound,
     PreconditionFailed,
     Unavailable,
@@ -214,7 +215,10 @@ async def _upload_whole(
             etag = await _put_after_looking(bucket, key, data, summed, priority)
         if etag is not None:
             return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
-        found = await _find_same(bucket, key, file, summed, offload)
+        try:
+            found = await _find_same(bucket, key, file, summed, offload)
+        except Denied as error:
+            raise AlreadyExists(f"{bucket.url}: object {key} exists, and may not be read") from error
         if found is not None:
             return found
         # It was removed meanwhile.
@@ -297,7 +301,13 @@ class _LargeUpload:
                 plan = _with_part_size(plan, left.part_size_bytes, self._bucket)
             summed = await self._offload(lambda: _sum(self._file, plan, self._attributes))
             for _ in range(_ATTEMPTS_MAX):
-                uploaded = await _find_same(self._bucket, self._key, self._file, summed, self._offload)
+                may_look = True
+                try:
+                    uploaded = await _find_same(self._bucket, self._key, self._file, summed, self._offload)
+                except Denied:
+                    # S3 says so of what is absent to who may not list, and to who may only write. Whether we
+                    # may do that comes out next.
+                    uploaded, may_look = None, False
                 if uploaded is None:
                     try:
                         uploaded = await self._try(summed, record, left)
@@ -305,8 +315,9 @@ class _LargeUpload:
                         record.is_needed = False
                         _log.info("%s: upload of %s begins anew: %s", self._bucket.url, self._key, error)
                     except AlreadyExists:
+                        if not may_look:
+                            raise
                         # Looked at in the next round.
-                        pass
                 if uploaded is not None:
                     await self._abort_others(record)
                     return uploaded
@@ -413,7 +424,7 @@ class _LargeUpload:
     async def _complete(self, summed: _Summed, upload_id: str, parts: list[Part]) -> Uploaded:
         await self._offload(self._file.check_unchanged)
         # For stores that take no notice of the condition.
-        with suppress(_AbsentError):
+        with suppress(_AbsentError, Denied):
             await _look(self._bucket, self._key)
             raise AlreadyExists(f"{self._bucket.url}: object {self._key} exists")
         etag = await self._bucket.complete_upload(
@@ -425,6 +436,9 @@ class _LargeUpload:
             raise Unavailable(
                 f"{self._bucket.url}: object {self._key} was removed as soon as it was uploaded"
             ) from None
+        except Denied:
+            # The store has confirmed the parts by their checksums; more we may not know.
+            return Uploaded(etag, summed.plan.size_bytes, summed.pieces, was_there=False)
         if info.size_bytes == summed.plan.size_bytes and info.etag == etag:
             return Uploaded(etag, info.size_bytes, summed.pieces, was_there=False)
         if info.etag == etag:
@@ -466,6 +480,9 @@ class _LargeUpload:
             async for _ in self._bucket.list_parts(self._key, upload_id, priority=self._priority):
                 return False
         except UploadGone:
+            return True
+        except Denied:
+            # The abort itself succeeded; more we may not know.
             return True
         return False
 
