@@ -240,6 +240,12 @@ def test_other_keys_are_another_file_system() -> None:
     two.close()
 
 
+def test_options_that_are_mappings() -> None:
+    """Tags as a dictionary, as everybody would write them."""
+    fs = BucketryS3FileSystem(key="id", secret="geheim", tags={"b": "2", "a": "1"})
+    fs.close()
+
+
 def test_trouble_is_not_absence() -> None:
     """A store that cannot be reached says so, where the base class would say that the file does not exist."""
     fs = BucketryS3FileSystem(

@@ -20,7 +20,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -558,6 +558,8 @@ def _settings(options: dict[str, Any]) -> tuple[FilesSettings, BucketSettings]:
             value = Secret(value)
         if value is not None and name in _PATH_OPTIONS:
             value = Path(value)
+        if name == "tags" and isinstance(value, Mapping):
+            value = tuple(sorted(value.items()))
         if name in _FILES_OPTIONS:
             files[name] = value
         elif name in _BUCKET_OPTIONS:
