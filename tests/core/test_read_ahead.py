@@ -48,7 +48,7 @@ def test_reads_that_wait_close_to_each_other_fetch_what_is_around() -> None:
     ahead = ReadAhead(10_000, 64, lambda block: block in waited_for)
     assert ahead.note_read(403, 404, waits=True) == []
     fetched = ahead.note_read(400, 401, waits=True)
-    assert fetched == [401, 402, *range(404, 404 + 2 * ReadAhead.NEAR_BLOCKS - 2)]
+    assert fetched == [401, 402, *range(404, 400 + 2 * ReadAhead.NEAR_BLOCKS)]
     assert ahead.statistics().area_fetched_blocks == ahead.statistics().fetched_blocks == len(fetched)
 
 
@@ -143,6 +143,19 @@ def test_no_area_is_larger_than_what_may_be_kept_of_it() -> None:
         ahead.note_read(block, block + 1)
     assert ahead.statistics().area_allowance_blocks == 30
     assert len(ahead.note_read(5000, 5001, waits=True)) == 30 - (len(fetched) - 10) > 0
+
+
+def test_what_lies_behind_a_hole_is_fetched_when_areas_have_been_of_use() -> None:
+    """Two reads that are close are no sign that more is wanted than what is close to them; blocks of their
+    area that are asked for are one."""
+    reader = Reader(100_000, stored=[*range(100, 110), *range(50_000, 50_100)])
+    for block in (100, 103):
+        reader.read(block)
+    assert reader.in_memory == set(range(100, 110))
+    for block in (104, 105, 70_000):
+        reader.read(block)
+    reader.read(99)
+    assert {50_000, 50_001} <= reader.in_memory
 
 
 def test_what_is_around_ends_with_the_disk() -> None:

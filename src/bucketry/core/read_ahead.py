@@ -198,16 +198,20 @@ class ReadAhead:
         if room <= 0 or not (near or is_proven):
             return []
         begin = min([first, *near]) if near else max(0, first - self._near_blocks // 4)
-        blocks = [block for block in self._stored_from(begin) if not self._is_known(block)][:room]
+        # As long as nothing is known of the reader, what lies behind a hole is no area of his.
+        stop = self._block_count if is_proven else first + self.AREA_BATCH * self._near_blocks
+        stored = self._stored_in(begin, min(stop, self._block_count))
+        blocks = [block for block in stored if not self._is_known(block)][:room]
         self._area.update(dict.fromkeys(blocks, self._waited_count))
         self._area_fetched_blocks += len(blocks)
         return blocks
 
-    def _stored_from(self, block: int) -> Iterator[int]:
-        """The next blocks that are not known to be zero, as many as are looked at."""
+    def _stored_in(self, block: int, stop: int) -> Iterator[int]:
+        """The blocks from ``block`` to before ``stop`` that are not known to be zero, as many as are looked
+        at."""
         for _ in range(self.AREA_LOOK_MAX):
-            block = self._next_stored(block, self._block_count)
-            if block == self._block_count:
+            block = self._next_stored(block, stop)
+            if block >= stop:
                 return
             yield block
             block += 1
