@@ -380,7 +380,10 @@ class FileSystem:
                 self._uploads[name] = uploaded
                 while len(self._uploads) > _UPLOADS_REMEMBERED_MAX:
                     self._uploads.popitem(last=False)
-
+                shared = self._open.get(name)
+                if shared is not None and shared.object is not None and shared.object.etag != uploaded.etag:
+                    # Open from before somebody removed it: who opens the name now gets what is there now.
+                    del self._open[name]
             return uploaded.was_there
 
     async def _upload(self, key: str, path: Path, progress: Callable[[int], None] | None = None) -> Uploaded:
@@ -429,10 +432,11 @@ class FileSystem:
             if not self._settings.allow_remove:
                 raise Unsupported(f"{name}: remove of file not supported")
             key = object_key(self._prefix, name)
+            self._wait_for(lambda: self._bucket.delete(key))
+            # After it has gone: who opened it in the meantime has the last of it.
             with self._lock:
                 self._open.pop(name, None)
                 self._uploads.pop(name, None)
-            self._wait_for(lambda: self._bucket.delete(key))
             self._reader.forget(key, name)
 
     def sweep(self, *, older_than_seconds: float | None = None) -> int:

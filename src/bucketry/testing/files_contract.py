@@ -407,6 +407,28 @@ class FilesContract:
         with files.open_file("a") as handle:
             assert handle.read(0, 5) == b"newer"
 
+    def test_a_name_that_comes_anew_while_the_old_file_is_open(
+        self, place: FilesPlace, home: Path, settings: FilesSettings, put: Callable[..., bool]
+    ) -> None:
+        """Removed, by us or by somebody else, and flushed with another content: who opens the name then gets
+        that, and who has the old one open never sees it."""
+        with StorageSource(home, settings, place.template) as other:
+            for number, remover in enumerate((other.customize_file_system(place.bucket, place.token), None)):
+                files = other.customize_file_system(place.bucket, place.token)
+                name = f"again{number}"
+                put(name, b"old" * 1000)
+                with files.open_file(name) as old:
+                    assert old.read(0, 6) == b"oldold"
+                    (remover or files).remove(name)
+                    (home / "new").write_bytes(b"new" * 1000)
+                    assert files.flush("new", name) is False
+                    with files.open_file(name) as new:
+                        assert new.read(1500, 6) == b"newnew"
+                    try:
+                        assert old.read(1500, 6) == b"oldold"
+                    except OSError as error:
+                        assert error.errno in (errno.ESTALE, errno.ENOENT)  # noqa: PT017 - or no error
+
     def test_remove_can_be_refused(
         self, place: FilesPlace, home: Path, put: Callable[..., bool], settings: FilesSettings
     ) -> None:
