@@ -243,8 +243,10 @@ class LeaseKeeper:
         when somebody else has the lease."""
         assert self._lease is not None
         async with self._lock:
+            # Whatever becomes of this put, which may arrive without an answer: an epoch never goes back.
+            self._lease = replace(self._lease, epoch=self._lease.epoch + 1)
             try:
-                await self._renewed(self._lease.epoch + 1)
+                await self._renewed(self._lease.epoch)
             except PreconditionFailed as error:
                 self._watch.note_lost()
                 raise self._fenced() from error

@@ -210,7 +210,8 @@ class World:
                 except BucketryError as error:
                     self.trace(process.name, f"ends with {type(error).__name__}: {error}")
                     self.events[type(error).__name__] += 1
-                    if isinstance(error, Mismatch):
+                    # A block that comes cut short may tell another block size, where only blocks tell it.
+                    if isinstance(error, Mismatch) and "journal" in str(error):
                         self._give_up_journal(process)
                     if attached.is_set():
                         if self.course.is_calm:
