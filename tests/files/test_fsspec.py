@@ -3,6 +3,7 @@
 import gc
 import itertools
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,9 @@ def test_reading_a_file(fs: BucketryFileSystem) -> None:
         file.seek(len(content) - 4)
         assert file.readinto(buffer) == 4
         assert file.readinto(buffer) == 0
+        file.seek(len(content) + 100)
+        assert file.readinto(buffer) == 0
+        assert file.read(10) == file.read() == b""
         file.seek(0)
         assert sum(1 for _ in file) == 1000
     with pytest.raises(ValueError, match="closed"):
@@ -152,6 +156,23 @@ def test_reading_a_file(fs: BucketryFileSystem) -> None:
     assert fs.cat_file("lines", 5, 7) == content[5:7]
     assert fs.cat_file("lines", -7) == content[-7:]
     assert fs.cat_ranges(["lines"] * 2, [0, 3], [2, 5]) == [content[0:2], content[3:5]]
+
+
+def test_a_file_that_nobody_closes(fs: BucketryFileSystem) -> None:
+    """Is closed when nobody has it any more, without the garbage collector."""
+    fs.pipe_file("a", b"x")
+    gc.disable()
+    try:
+        assert fs.open("a").read() == b"x"
+        (files,) = fs._shared.file_systems.values()
+        while files.statistics()["open_handles"]:
+            threading.Event().wait(0.005)
+        assert fs.open("a", cache_type="readahead").read() == b"x"
+    finally:
+        gc.enable()
+    gc.collect()
+    while files.statistics()["open_handles"]:
+        threading.Event().wait(0.005)
 
 
 def test_directories_are_what_slashes_suggest(fs: BucketryFileSystem) -> None:

@@ -109,6 +109,14 @@ class FileHandle:
             self.file_system.release(self, self._shared)
             meter.succeeded(started)
 
+    def close_soon(self) -> None:
+        """Close it in the source's own thread, without waiting: for finalizers, which may strike anywhere,
+        even where a lock is held that closing needs. Nobody else may use the handle by then."""
+        self._running.soon(self._close_there)
+
+    async def _close_there(self) -> None:
+        self.close()
+
     def __enter__(self) -> "FileHandle":
         return self
 

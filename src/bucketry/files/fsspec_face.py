@@ -454,9 +454,14 @@ class BucketryFile(AbstractBufferedFile):  # type: ignore[misc]
         self._handle = handle
         self._part: Any = None
         self.closed: bool
+        self.cache: Any
         if handle is not None:
             kwargs["size"] = handle.size()
         super().__init__(fs, path, mode, block_size or "default", autocommit, **kwargs)
+        if handle is not None and self.cache.name == "none":
+            # It would hold the file as the file holds it: a program that does not close its files, as DuckDB
+            # does not, would keep them open until the garbage collector comes by.
+            self.cache = None
         if handle is None:
             self._part = tempfile.NamedTemporaryFile(prefix="bucketry-")  # noqa: SIM115 - closed in close
 
@@ -466,11 +471,21 @@ class BucketryFile(AbstractBufferedFile):  # type: ignore[misc]
         assert self._handle is not None
         return self._handle.read(start, min(end, self.size) - start)
 
+    def read(self, length: int | None = -1) -> bytes:
+        if self._handle is None or self.closed or self.cache is not None:
+            found: bytes = super().read(length)
+            return found
+        left = max(0, self.size - self.loc)
+        wanted = left if length is None or length < 0 else min(length, left)
+        data = self._handle.read(min(self.loc, self.size), wanted)
+        self.loc += len(data)
+        return data
+
     def readinto(self, b: Any) -> int:
-        if self._handle is None or self.closed or self.kwargs or self.cache.name != "none":
+        if self._handle is None or self.closed or self.cache is not None:
             return int(super().readinto(b))
         view = memoryview(b).cast("B")[: max(0, self.size - self.loc)]
-        self._handle.readinto(self.loc, view)
+        self._handle.readinto(min(self.loc, self.size), view)
         self.loc += len(view)
         return len(view)
 
@@ -528,7 +543,7 @@ class BucketryFile(AbstractBufferedFile):  # type: ignore[misc]
             if part is not None:
                 part.close()
             if handle is not None:
-                handle.close()
+                handle.close_soon()
 
 
 def _copy_out(handle: FileHandle, file: Any, callback: Any) -> None:
