@@ -183,3 +183,29 @@ def test_other_bytes_are_refused() -> None:
             ZeroMap.decode(bad, 10)
     with pytest.raises(Corrupt, match="10 blocks"):
         ZeroMap.decode(content, 11)
+
+
+@pytest.mark.parametrize("before", [1, 65_535, 65_536, 65_537])
+@pytest.mark.parametrize("more", [1, 70_000])
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("filled", ["nothing", "all", "some"])
+def test_it_grows(before: int, more: int, zero: bool, filled: str) -> None:
+    """What is known stays, what is new is known to be zero or not, and what is kept is the same."""
+    zeros = ZeroMap(before)
+    if filled != "nothing":
+        zeros.set_zero(0, before)
+    if filled == "some":
+        zeros.clear(before - 1)
+        zeros.clear(before // 2)
+    looked_at = sorted({0, before // 2, before // 2 + 1, before - 2, before - 1} & set(range(before)))
+    known = [zeros.is_zero(block) for block in looked_at]
+    nonzero_count = zeros.nonzero_count()
+    zeros.begin_survey()
+    zeros.grow(before + more, zero=zero)
+    assert [zeros.is_zero(block) for block in looked_at] == known
+    assert [zeros.is_zero(block) for block in (before, before + more - 1)] == [zero] * 2
+    assert zeros.nonzero_count() == nonzero_count + (0 if zero else more)
+    again = ZeroMap.decode(zeros.encode(), before + more)
+    assert again.nonzero_count() == zeros.nonzero_count()
+    zeros.finish_survey()
+    assert zeros.nonzero_count() == (0 if zero else more)
