@@ -5,14 +5,16 @@ import pytest
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
 from bucketry.cache.block_cache import BlockCache
+from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
 from bucketry.core import lease
 from bucketry.core.block_table import BlockTable, Epoch
 from bucketry.core.lease import Watch
 from bucketry.core.zero_map import ZeroMap
-from bucketry.disk import journaling
+from bucketry.disk import journaling, lifecycle
 from bucketry.disk.journaling import AttachedJournal
 from bucketry.disk.lease_keeper import LeaseKeeper
+from bucketry.layout.s3backer import S3backerLayout
 from bucketry.testing.simulation import simulate
 from sim.planting import Bug
 
@@ -173,7 +175,7 @@ BUGS = [
         "_due",
         "version.dirty_since + delay_seconds > now:\n            break",
         "version.dirty_since > now - delay_seconds:\n                break",
-        found_at=48,
+        found_at=35,
     ),
     Bug(
         "closing does not wait for the uploads",
@@ -252,7 +254,7 @@ BUGS = [
         "_is_settled",
         "return False",
         "return True",
-        found_at=30,
+        found_at=96,
     ),
     Bug(
         "that the bucket has an epoch is said in the journal, and not durably",
@@ -260,7 +262,7 @@ BUGS = [
         "_write",
         "self._files.sync(piece.segment)",
         "pass",
-        found_at=139,
+        found_at=70,
     ),
     Bug(
         "an attach that could not replay gives the lease back",
@@ -268,7 +270,7 @@ BUGS = [
         "owes",
         "bool(self.epochs) and not self._is_replayed",
         "False",
-        found_at=160,
+        found_at=378,
     ),
     Bug(
         "what was zeroed is not replayed",
@@ -276,6 +278,7 @@ BUGS = [
         "_apply",
         "self._table.zero(block, self._loop.time())",
         "pass",
+        found_at=139,
     ),
     Bug(
         "a block goes while its epoch is being replayed",
@@ -283,7 +286,7 @@ BUGS = [
         "_pump",
         "if self._is_recovering:",
         "if False:",
-        found_at=1380,
+        found_at=351,
     ),
     Bug(
         "closing with a journal gives up what was set aside",
@@ -291,7 +294,38 @@ BUGS = [
         "drain",
         "await self._drain_all()",
         "await self._drain(self._table.begin_flush())",
-        found_at=389,
+        found_at=26,
+    ),
+    Bug(
+        "a block that an earlier process kept is trusted without its tag",
+        CachedLayout,
+        "_look_up",
+        "if not entry.verified:",
+        "if False:",
+        found_at=2,
+    ),
+    Bug(
+        "a zero map is believed though somebody has written since",
+        lifecycle,
+        "load_zero_map",
+        "if not content.startswith(label):",
+        "if False:",
+        found_at=5,
+    ),
+    Bug(
+        "a block read before an upload ended is kept after it",
+        CachedLayout,
+        "_fetch",
+        " and not load.overtaken",
+        "",
+        found_at=15,
+    ),
+    Bug(
+        "a survey ends with its first page",
+        S3backerLayout,
+        "survey",
+        "yield [self._stored(run, tags) for run in runs(sorted(tags))]",
+        "yield [self._stored(run, tags) for run in runs(sorted(tags))]\n                return",
     ),
 ]
 
