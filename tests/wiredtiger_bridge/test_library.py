@@ -31,7 +31,7 @@ def test_known_releases_differ_where_they_do() -> None:
         version: (release.add_storage_source, release.get_extension_api, release.readonly)
         for version, release in RELEASES.items()
     }
-    assert slots == {(11, 1): (17, 19, 0x80), (11, 2): (17, 19, 0x80), (11, 3): (18, 20, 0x100)}
+    assert slots == {(11, 1): (17, 19, 0x80), (11, 2): (17, 19, 0x100), (11, 3): (18, 20, 0x100)}
 
 
 @pytest.mark.parametrize("version", [(10, 0, 0), (11, 0, 0), (11, 4, 0), (12, 0, 0)])

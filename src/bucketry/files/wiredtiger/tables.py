@@ -113,7 +113,7 @@ class Release:
 
 RELEASES = {
     (11, 1): Release(add_storage_source=17, get_extension_api=19, readonly=0x80),
-    (11, 2): Release(add_storage_source=17, get_extension_api=19, readonly=0x80),
+    (11, 2): Release(add_storage_source=17, get_extension_api=19, readonly=0x100),
     (11, 3): Release(add_storage_source=18, get_extension_api=20, readonly=0x100),
 }
 
