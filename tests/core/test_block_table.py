@@ -242,9 +242,28 @@ def test_changes_are_what_was_written_and_no_more() -> None:
     epoch = table.begin_flush()
     table.write(1, 0, b"later", 1.0)
     changes = [
-        (block, start, None if data is None else bytes(data)) for block, start, data in table.changes(epoch)
+        (block, start, None if data is None else bytes(data))
+        for block, start, data in table.lend_changes(epoch)
     ]
     assert changes == [(1, 3, b"abcd"), (2, 0, b"w" * BLOCK), (3, 0, None)]
+
+
+def test_changes_that_are_lent_stay_as_they_are() -> None:
+    """Even when the bucket has them first, and their block is written again while they are being read."""
+    table = a_table(keep_changes=True)
+    table.insert(1, b"o" * BLOCK)
+    table.write(1, 3, b"abc", 0.0)
+    epoch = table.begin_flush()
+    ((_, _, lent),) = table.lend_changes(epoch)
+    (version,) = take(table)
+    finish(table, version)
+    table.write(1, 3, b"xyz", 1.0)
+    assert lent is not None
+    assert bytes(lent) == b"abc"
+    table.take_back_changes(epoch)
+    slot = table.peek(1)
+    assert slot is not None
+    assert slot.lent_count == 0
 
 
 def test_epochs_can_be_numbered_on() -> None:
@@ -428,10 +447,11 @@ def _replayed(table: BlockTable, model: Model, last: int) -> bytes:
     journal of them would bring back after a crash."""
     disk = bytearray(_whole(model.bucket))
     for number in range(table.drained_epoch + 1, last + 1):
-        for block, start, data in table.changes(number):
+        for block, start, data in table.lend_changes(number):
             at = block * BLOCK + start
             new = ZEROS if data is None else bytes(data)
             disk[at : at + len(new)] = new
+        table.take_back_changes(number)
     return bytes(disk)
 
 

@@ -767,6 +767,7 @@ class BlockCache:
 
     def _append_ended(self, epoch: int, held: list[int], append: asyncio.Task[bool]) -> None:
         _mark_retrieved(append)
+        self._table.take_back_changes(epoch)
         if append.cancelled() or append.exception() is not None or not append.result():
             self._counts.epochs_not_journaled += 1
         else:
@@ -778,7 +779,7 @@ class BlockCache:
     def _epoch_changes(self, epoch: int) -> list[Change]:
         """What the journal is to keep of an epoch."""
         changes: list[Change] = []
-        for block, start, data in self._table.changes(epoch):
+        for block, start, data in self._table.lend_changes(epoch):
             extent = self._geometry.extent(block)
             changes.append(Zero(extent) if data is None else Write(extent.offset + start, data))
         return changes

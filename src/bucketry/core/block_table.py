@@ -119,12 +119,14 @@ class Slot:
     the slot is clean.
     """
 
-    __slots__ = ("begun", "block", "data", "known", "versions")
+    __slots__ = ("begun", "block", "data", "known", "lent_count", "versions")
 
     def __init__(self, block: int, data: BytesLike | None, known: Ranges | None) -> None:
         self.block = block
         self.data = data
         self.known = known
+        #: To so many epochs' changes: the data may be read by others, and must not change.
+        self.lent_count = 0
         #: When its newest version was begun.
         self.begun = -math.inf
         self.versions: deque[Version] = deque()
@@ -219,6 +221,8 @@ class BlockTable:
         #: Blocks that were set aside and have not been uploaded since, with the last epoch whose changes told
         #: of them.
         self._held: dict[int, int] = {}
+        #: By epoch, whose data others may be reading.
+        self._lent: dict[int, list[Slot]] = {}
         #: How often a version was set aside.
         self.set_aside_count = 0
         self._dirty_bytes = 0
@@ -400,7 +404,7 @@ class BlockTable:
         if whole is not None:
             data = bytes(whole)  # half the time of making room first and copying then
             has_data = True
-        elif newest is None and type(held) is bytearray:
+        elif newest is None and type(held) is bytearray and not slot.lent_count:
             data = held  # nobody else has it
         else:
             data = bytearray(self.block_size_bytes if held is None else held)
@@ -652,21 +656,36 @@ class BlockTable:
         assert epoch_number >= epoch.number, "epochs are numbered upwards"
         epoch.number = epoch_number
 
-    def changes(self, epoch_number: int) -> Iterator[tuple[int, int, BytesLike | None]]:
+    def lend_changes(self, epoch_number: int) -> list[tuple[int, int, BytesLike | None]]:
         """What was written in a closed epoch and is not in the bucket: block, first byte, bytes (None: all of
         it zeros), each block's in the order in which they were written. Before that what was set aside in
-        older epochs, and written into the same blocks since. The bytes change no more."""
+        older epochs, and written into the same blocks since. The bytes do not change before
+        ``take_back_changes``, not even when the bucket gets them first and the block is written again."""
+        changes: list[tuple[int, int, BytesLike | None]] = []
+        lent = self._lent.setdefault(epoch_number, [])
+        for version in self._versions_to_journal(epoch_number):
+            slot = self._slots[version.block]
+            slot.lent_count += 1
+            lent.append(slot)
+            changes += _changes_of(version)
+        return changes
+
+    def take_back_changes(self, epoch_number: int) -> None:
+        """Nobody reads what was lent of an epoch any more."""
+        for slot in self._lent.pop(epoch_number, ()):
+            slot.lent_count -= 1
+
+    def _versions_to_journal(self, epoch_number: int) -> Iterator[Version]:
         for block in self._held:
             for version in self._slots[block].versions:
                 if version.epoch.number <= epoch_number:
-                    yield from _changes_of(version)
+                    yield version
         for epoch in self._epochs:
             if epoch.number == epoch_number:
                 assert epoch.closed, "the epoch is over"
                 # A block that is on its way may be BLOCKED in a newer version too.
                 for versions in (epoch.uploading, epoch.waiting, epoch.blocked):
-                    for version in versions.values():
-                        yield from _changes_of(version)
+                    yield from versions.values()
 
     def is_drained(self, epoch_number: int) -> bool:
         """Whether the bucket has everything of this epoch and those before it."""
