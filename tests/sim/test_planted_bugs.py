@@ -89,7 +89,7 @@ BUGS = [
         "insert",
         "slot.known is not None or (slot.versions and slot.versions[0].known is not None)",
         "slot.known is not None",
-        found_at=12,
+        found_at=21,
     ),
     Bug(
         "what was read before an upload ended replaces what was uploaded",
@@ -120,7 +120,7 @@ BUGS = [
         "finish",
         "if not ok and newer is None:",
         "if not ok and newer is None and version.data is not None:",
-        found_at=23,
+        found_at=53,
     ),
     Bug(
         "a dirty block is evicted",
@@ -212,10 +212,10 @@ BUGS = [
     Bug(
         "a conditional put takes its own success for a conflict",
         Retrying,
-        "put",
-        "if not answer_lost:",
+        "_persist_once",
+        "if not answer_lost or put_id is None:",
         "if True:",
-        found_at=2,
+        found_at=10,
     ),
     Bug(
         "a renewal takes its own predecessor for somebody else's",
@@ -231,6 +231,7 @@ BUGS = [
         "_drop_parts",
         "if self._parts.pop(block, None) is not None",
         "if block in self._parts",
+        found_at=52,
     ),
     Bug(
         "a flush does not wait for the journal",
@@ -318,7 +319,7 @@ BUGS = [
         "_fetch",
         " and not load.overtaken",
         "",
-        found_at=15,
+        found_at=62,
     ),
     Bug(
         "a survey ends with its first page",
