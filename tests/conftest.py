@@ -1,5 +1,7 @@
 """What every test has: real servers on demand, and a guard that nothing is left behind."""
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["servers.fixtures", "guard"]
@@ -11,3 +13,8 @@ settings.register_profile(
 )
 settings.register_profile("full", settings.get_profile("quick"), max_examples=2000)
 settings.load_profile("quick")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be every program that a test
+# starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
