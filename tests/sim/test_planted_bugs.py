@@ -97,7 +97,7 @@ BUGS = [
         "_read_current",
         "if block not in self._overtaken:",
         "if True:",
-        found_at=90,
+        found_at=165,
     ),
     Bug(
         "the survey marks a block as zero that was written meanwhile",
@@ -133,10 +133,10 @@ BUGS = [
     Bug(
         "a read returns bytes that change",
         BlockCache,
-        "_arrived",
-        "return bytes(view)",
-        "return view",
-        found_at=73,
+        "read",
+        "parts.append(bytes(view))",
+        "if len(spans) == 1:\n                return [view]\n            parts.append(bytes(view))",
+        found_at=2,
     ),
     Bug(
         "a flush swallows the error",
@@ -152,7 +152,7 @@ BUGS = [
         "flush",
         "if had_aside or set_aside_count != self._table.set_aside_count:",
         "if self._table.aside_blocks():",
-        found_at=211,
+        found_at=347,
     ),
     Bug(
         "who waits for room is not woken",
