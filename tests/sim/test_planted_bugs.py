@@ -89,7 +89,7 @@ BUGS = [
         "insert",
         "slot.known is not None or (slot.versions and slot.versions[0].known is not None)",
         "slot.known is not None",
-        found_at=21,
+        found_at=12,
     ),
     Bug(
         "what was read before an upload ended replaces what was uploaded",

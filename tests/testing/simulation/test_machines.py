@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from bucketry.testing.simulation.machines import Process, SimulatedMachine, SimulationLoop, running
+from bucketry.testing.simulation.machines import (
+    STEPS_MAX,
+    Process,
+    SimulatedMachine,
+    SimulationLoop,
+    running,
+)
 
 
 def run(program: Callable[[SimulatedMachine], Coroutine[Any, Any, None]]) -> None:
@@ -85,6 +91,33 @@ def test_it_can_be_stopped_before_any_step(steps: int) -> None:
         await asyncio.sleep(1.0)
         assert made == list(range(steps))
         await process.bury()
+
+    run(program)
+
+
+def test_who_runs_in_circles_is_found_and_can_be_ended() -> None:
+    """Steps without end and without time are an error, and being told to end twice is enough."""
+
+    async def program(machine: SimulatedMachine) -> None:
+        told: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+
+        async def circle() -> None:
+            for _ in range(2):
+                try:
+                    while True:
+                        await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    continue
+
+        process = machine.start_process()
+        task = process.run(circle())
+        await process.stopped.wait()
+        assert told == [f"ant/1 runs in circles: it has made {STEPS_MAX} steps"]
+        await process.bury()
+        assert task.done()
+        assert loop.time() == 0.0
 
     run(program)
 
