@@ -131,6 +131,14 @@ BUGS = [
         found_at=2,
     ),
     Bug(
+        "a read that waited returns bytes that change",
+        BlockCache,
+        "_arrived",
+        "return bytes(view)",
+        "return view",
+        found_at=552,
+    ),
+    Bug(
         "a read returns bytes that change",
         BlockCache,
         "read",
