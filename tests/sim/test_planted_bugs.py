@@ -123,6 +123,14 @@ BUGS = [
         found_at=53,
     ),
     Bug(
+        "what the journal was lent is written into",
+        BlockTable,
+        "_open_version",
+        "elif newest is None and type(held) is bytearray and not slot.lent_count:",
+        "elif newest is None and type(held) is bytearray:",
+        found_at=1791,
+    ),
+    Bug(
         "a dirty block is evicted",
         BlockTable,
         "_add_version",
