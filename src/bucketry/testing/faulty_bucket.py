@@ -310,21 +310,15 @@ class FaultyBucket(BucketWrapper):
         request, faults = self._arrive("abort_upload", key, priority)
         await self._run(request, faults, lambda: self._below.abort_upload(key, upload_id, priority=priority))
 
-    def list_uploads(
-        self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
-    ) -> UploadPages:
+    def list_uploads(self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND) -> UploadPages:
         pages = self._below.list_uploads(prefix=prefix, priority=priority)
         return self._pages("list_uploads", prefix, pages, priority)
 
-    def list_parts(
-        self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD
-    ) -> PartPages:
+    def list_parts(self, key: str, upload_id: str, *, priority: Priority = Priority.UPLOAD) -> PartPages:
         pages = self._below.list_parts(key, upload_id, priority=priority)
         return self._pages("list_parts", key, pages, priority)
 
-    async def _pages(
-        self, operation: str, key: str, pages: _Pages[_T], priority: Priority
-    ) -> _Pages[_T]:
+    async def _pages(self, operation: str, key: str, pages: _Pages[_T], priority: Priority) -> _Pages[_T]:
         """The same pages, each of which is a request."""
 
         async def next_page() -> list[_T] | None:
