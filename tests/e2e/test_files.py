@@ -118,7 +118,7 @@ def test_an_interrupted_put_leaves_nothing(
     output, errors = process.communicate()
     assert (process.returncode, output, errors) == (exits.INTERRUPTED, "", "bucketry: interrupted\n")
     assert open_uploads(seaweed, bucket) == []
-    assert commands.ok("files", "ls", f"s3://{bucket}", *reach) == ""
+    assert commands.ok("files", "ls", "--long", f"s3://{bucket}", *reach) == ""
 
 
 def test_an_interrupted_get_leaves_nothing(
