@@ -1,9 +1,13 @@
 """A disk as a raw binary file object."""
 
+import asyncio
 import errno
 import io
 import random
+import signal
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -141,3 +145,30 @@ def test_threads_share_a_disk(url: str) -> None:
         for n, part in parts.items():
             disk.seek(n * 20_001)
             assert disk.read(10_000) == part
+
+
+def test_ctrl_c_while_a_disk_is_opened(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends at once, and nothing holds the disk afterwards."""
+    begun = threading.Event()
+
+    @asynccontextmanager
+    async def slow(*settings: object) -> AsyncIterator[None]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("bucketry.blocking.open_disk", slow)
+            thread.start()
+            bucketry.open(url, "r+b")
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, old)
+    bucketry.open(url, "r+b").close()

@@ -19,6 +19,7 @@ PACKAGE = "bucketry"
 ORDER = (
     ("errors",),
     ("errnos",),
+    ("threads",),
     ("settings",),
     ("core",),
     ("bucket",),

@@ -9,8 +9,8 @@ import concurrent.futures
 import errno
 import io
 import os
-import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ from bucketry.errnos import errno_of
 from bucketry.errors import BucketryError, Invalid
 from bucketry.serve.event_loop import run
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
+from bucketry.threads.loop_thread import LoopThread
+from bucketry.threads.waiting import result_of
 
 T = TypeVar("T")
 
@@ -83,53 +85,41 @@ class DiskFile(io.RawIOBase):
         self._position = 0
         self._device: Device
         self._stop: asyncio.Event
-        self._loop: asyncio.AbstractEventLoop
-        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(bucket, volume, cache, opened), name="bucketry disk", daemon=True
-        )
-        self._thread.start()
+        self._running = LoopThread("disk")
+        opened: concurrent.futures.Future[Device] = concurrent.futures.Future()
+        self._life = self._running.prepare(lambda: self._live(open_disk(bucket, volume, cache), opened))
+
+        def ended(life: "concurrent.futures.Future[None]") -> None:
+            if not opened.done():
+                opened.set_exception(life.exception())
+
+        self._life.when_done(ended)
         try:
-            opened.result()
+            self._running.begin(self._life)
+            self._device = result_of(opened)
         except BaseException:
-            self._thread.join()
+            # Ctrl-C as well: what was being opened is closed again.
+            self._running.close()
             super().close()
             raise
 
-    def _run(
-        self,
-        bucket: BucketSettings,
-        volume: VolumeSettings,
-        cache: CacheSettings,
-        opened: "concurrent.futures.Future[None]",
+    async def _live(
+        self, disk: AbstractAsyncContextManager[Device], opened: "concurrent.futures.Future[Device]"
     ) -> None:
-        async def live() -> None:
-            async with open_disk(bucket, volume, cache) as device:
-                self._device = device
-                self._loop = asyncio.get_running_loop()
-                self._stop = asyncio.Event()
-                opened.set_result(None)
-                await self._stop.wait()
+        """The disk from beginning to end, in one task."""
+        async with disk as device:
+            self._stop = asyncio.Event()
+            opened.set_result(device)
+            await self._stop.wait()
 
-        try:
-            run(live())
-            self._ended.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-            (self._ended if opened.done() else opened).set_exception(error)
-
-    def _call(self, coroutine: Coroutine[object, object, T]) -> T:
+    def _call(self, make: Callable[[], Coroutine[object, object, T]]) -> T:
+        """An interruption (Ctrl-C) ends the call first: what it was lent is its caller's again."""
         if self.closed:
-            coroutine.close()
             raise ValueError("I/O operation on closed disk")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result()
+            return self._running.call(make)
         except BucketryError as error:
             raise OSError(errno_of(error), str(error)) from error
-        except BaseException:
-            future.cancel()
-            raise
 
     # -- what a raw file does --------------------------------------------------------------------------------
 
@@ -147,7 +137,7 @@ class DiskFile(io.RawIOBase):
         length = max(0, min(len(view), self._device.size_bytes - self._position))
         if not length:
             return 0
-        view[:length] = self._call(self._read(self._position, length))
+        view[:length] = self._call(lambda: self._read(self._position, length))
         self._position += length
         return length
 
@@ -171,7 +161,7 @@ class DiskFile(io.RawIOBase):
         if view.nbytes and not room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         view = view[:room]
-        self._call(self._device.write(self._position, view))
+        self._call(lambda: self._device.write(self._position, view))
         self._position += len(view)
         return len(view)
 
@@ -198,14 +188,14 @@ class DiskFile(io.RawIOBase):
         """Wait until everything written is in the bucket. Raises OSError when something could not be
         uploaded; it is kept, and the next flush tries again."""
         # The base class flushes once more while it closes: by then there is no disk any more.
-        if not self._ended.done() and hasattr(self, "_device") and not self._device.read_only:
-            self._call(self._device.flush())
+        if hasattr(self, "_device") and not self._life.is_done and not self._device.read_only:
+            self._call(self._device.flush)
 
     def zero(self, offset: int, length: int) -> None:
         """Make ``length`` bytes at ``offset`` zeros; whole blocks are freed."""
         if not self.writable():
             raise io.UnsupportedOperation("the disk is open for reading only")
-        self._call(self._device.zero(offset, length))
+        self._call(lambda: self._device.zero(offset, length))
 
     def __len__(self) -> int:
         return self._device.size_bytes
@@ -213,16 +203,18 @@ class DiskFile(io.RawIOBase):
     def close(self) -> None:
         if self.closed:
             return
-        if hasattr(self, "_device"):
-            self.flush()
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
-        super().close()
-        if self._ended.done():
-            try:
-                self._ended.result()
-            except BucketryError as error:
-                raise OSError(errno_of(error), str(error)) from error
+        if not hasattr(self, "_device"):
+            super().close()
+            return
+        self.flush()
+        self._running.post(self._stop.set)
+        try:
+            self._life.result()
+        except BucketryError as error:
+            raise OSError(errno_of(error), str(error)) from error
+        finally:
+            self._running.close()
+            super().close()
 
     def __exit__(
         self,

@@ -37,11 +37,11 @@ from bucketry.files.naming import local_path, object_key
 from bucketry.files.object_cache import STATE_NAME, ObjectCache, ScrubReport
 from bucketry.files.object_reader import ObjectReader, OpenObject
 from bucketry.files.operation import Operation
-from bucketry.files.running import Call, LoopThread
 from bucketry.files.statistics import FilesStatistics
 from bucketry.files.upload import Uploaded, sweep, upload
 from bucketry.files.upload_records import UploadRecords
 from bucketry.settings import FilesSettings
+from bucketry.threads.loop_thread import Call, LoopThread
 
 if TYPE_CHECKING:
     from bucketry.files.storage_source import StorageSource

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from bucketry.errors import Closed
-from bucketry.files.running import Call, LoopThread
+from bucketry.threads.loop_thread import Call, LoopThread
 
 T = TypeVar("T")
 

@@ -30,10 +30,10 @@ from bucketry.files.naming import BucketName, bucket_settings, object_key, parse
 from bucketry.files.object_cache import ObjectCache
 from bucketry.files.object_reader import ObjectReader
 from bucketry.files.operation import Operation
-from bucketry.files.running import LoopThread
 from bucketry.files.snapshot import write_snapshot
 from bucketry.files.statistics import FilesStatistics
 from bucketry.settings import BucketSettings, FilesSettings
+from bucketry.threads.loop_thread import LoopThread
 
 
 class StorageSource:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from bucketry.errors import Closed, Invalid
+from bucketry.threads.waiting import result_of, wait_for
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Call(Generic[T]):
 
     def result(self) -> T:
         """Wait for what it returns or raises. Raises Closed when it was cancelled."""
-        return self._future.result()
+        return result_of(self._future)
 
     @property
     def is_done(self) -> bool:
@@ -54,7 +55,7 @@ class Call(Generic[T]):
     def give_up(self) -> None:
         """Cancel it, and wait until nothing of it runs any more; or will ever run, if it has not begun."""
         if self.cancel():
-            concurrent.futures.wait([self._future])
+            wait_for(self._future)
 
     def begin(self, context: contextvars.Context) -> None:
         """In the loop: start it, unless it was cancelled."""
@@ -176,7 +177,7 @@ class LoopThread:
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop.call_soon_threadsafe(self._end, last, done)
         try:
-            done.result()
+            result_of(done)
         finally:
             self._thread.join()
 

@@ -11,7 +11,7 @@ import pytest
 
 from bucketry.errors import Closed, Invalid, NotFound
 from bucketry.files.gate import Gate
-from bucketry.files.running import LoopThread
+from bucketry.threads.loop_thread import LoopThread
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def interrupt_when_waiting() -> threading.Thread:
         return (
             frame.f_code.co_name == "wait"
             and frame.f_back is not None
-            and frame.f_back.f_code.co_name == "result"
+            and frame.f_back.f_code.co_name == "exception"
         )
 
     def send() -> None:

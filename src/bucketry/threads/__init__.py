@@ -1,0 +1,1 @@
+"""Between threads that wait and an event loop that works for them."""
