@@ -3,7 +3,8 @@ its content, so that after a crash every cell can be asked whether it is one tha
 
 Each write gives a cell a new version. What was acknowledged by a flush must be there after a crash, in the
 bucket or in the journal, or something later; nothing older may ever come back. And however far a replay gets,
-the bucket holds everything up to some epoch and, of what came later, only something of the next.
+the bucket holds everything up to some epoch and, of what came later, only something of the next. Cells that
+were set aside once may miss their place in that order, and nothing else.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from bucketry.cache.journal import JOURNAL_BYTES_MIN, Journal, RecoveredEpoch
 from bucketry.core.geometry import Extent
-from bucketry.core.journal import JournalIdentity
+from bucketry.core.journal import JournalIdentity, Kept, Passed
 from bucketry.errors import Unavailable
 from bucketry.layout.interface import Change, Write, Zero
 from bucketry.testing.memory_files import MemoryFiles
@@ -66,6 +67,8 @@ class Moment:
     latest: dict[int, int]
     #: The versions that each cell had, with the epochs in which they were written, counted over all lives.
     past: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    #: The cells that were ever set aside.
+    late: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -83,6 +86,13 @@ class MiniatureDisk:
         self.promised = dict(moment.promised)
         self.latest = dict(moment.latest)
         self.past = dict(moment.past)
+        self.late = moment.late
+        #: What cannot be uploaded: the version of each cell, and the epoch that tells of it in the journal.
+        self.aside: dict[int, int] = {}
+        self.held: dict[int, int] = {}
+        self.set_aside_count = 0
+        self.unreadable = frozenset(random.sample(range(len(CELL_SIZES)), random.choice([0, 0, 3, 6])))
+        self.aside_share = random.choice([0.2, 0.6])
         self.version = max(self.latest.values(), default=0)
         self.moments: list[Moment] = []
         self.journal: Journal
@@ -99,6 +109,7 @@ class MiniatureDisk:
                 dict(self.promised),
                 dict(self.latest),
                 dict(self.past),
+                self.late,
             )
         )
 
@@ -137,10 +148,12 @@ class MiniatureDisk:
             cell: epoch
             for cell, past in self.past.items()
             for version, epoch in past
-            if version == bucket.get(cell)
+            if version == bucket.get(cell) and cell not in self.late
         }
         complete = max(epochs.values(), default=0) - 1
         for cell, past in self.past.items():
+            if cell in self.late:
+                continue
             late = [epoch for version, epoch in past if version > bucket.get(cell, 0) and epoch <= complete]
             assert not late, f"cell {cell} is older than epoch {late[-1]}, others are of {complete + 1}"
 
@@ -164,7 +177,8 @@ class MiniatureDisk:
         self.note()
 
     def write(self) -> None:
-        cell = self.random.randrange(len(CELL_SIZES))
+        often = sorted(self.unreadable) if self.random.random() < 0.5 else []
+        cell = self.random.choice(often or range(len(CELL_SIZES)))
         self.version += 1
         self.epochs[-1].cells[cell] = self.latest[cell] = self.version
         self.past[cell] = (
@@ -173,46 +187,88 @@ class MiniatureDisk:
         )
         self.note()
 
-    async def upload(self, count: int = 3) -> None:
-        for _ in range(count):
+    async def upload(self) -> None:
+        for _ in range(self.random.randint(1, 3)):
             self.retire()
-            while not self.journal.is_settled(self.epochs[0].number - 1):
-                await self.journal.settle()
+            while not self.journal.is_settled(self.passed()):
+                await self.journal.settle(self.passed())
                 self.retire()
+            while self.aside and self.random.random() < 0.3:
+                self.take_back(self.random.choice(sorted(self.aside)))
             cells = self.epochs[0].cells
             if cells:
                 cell = self.random.choice(sorted(cells))
-                self.bucket[cell] = cells.pop(cell)
+                if cell in self.unreadable and self.random.random() < self.aside_share:
+                    self.set_aside(cell)
+                else:
+                    self.bucket[cell] = cells.pop(cell)
+                    self.aside.pop(cell, None)
+                    self.held.pop(cell, None)
                 self.note()
         self.retire()
         self.note()
 
+    def set_aside(self, cell: int) -> None:
+        self.aside[cell] = self.epochs[0].cells.pop(cell)
+        self.held.setdefault(cell, self.epochs[0].number)
+        self.late |= {cell}
+        self.set_aside_count += 1
+
+    def take_back(self, cell: int) -> None:
+        version = self.aside.pop(cell)
+        self.epochs[0].cells.setdefault(cell, version)
+
+    def passed(self) -> Passed:
+        kept = (Kept(epoch, OFFSETS[cell], CELL_SIZES[cell]) for cell, epoch in self.held.items())
+        return Passed(self.epochs[0].number - 1, frozenset(kept))
+
     def retire(self) -> None:
         while self.epochs[0].closed and not self.epochs[0].cells:
-            self.journal.note_drained(self.epochs.pop(0).number)
+            self.epochs.pop(0)
+        self.journal.note_drained(min(self.epochs[0].number, *self.held.values(), 1 << 60) - 1)
 
     async def flush(self) -> None:
         epoch = self.epochs[-1]
         epoch.closed = True
         self.epochs.append(Epoch(epoch.number + 1))
         promise = dict(self.latest)
-        changes = [change for cell, version in epoch.cells.items() for change in changes_of(cell, version)]
+        had_aside, set_aside_count, held = bool(self.aside), self.set_aside_count, list(self.held)
+        changes = [change for cell in held for change in self.changes_held(cell, epoch.number)]
+        changes += [change for cell, version in epoch.cells.items() for change in changes_of(cell, version)]
         self.retire()
         self.note()
         try:
             is_in = await self.journal.append(epoch.number, changes)
         except Unavailable:
             is_in = False
-        if not is_in:
+        if is_in:
+            while self.journal.brings_back(self.passed()):
+                self.retire()
+                await self.journal.settle(self.passed())
+            for cell in held:
+                if cell in self.held:
+                    self.held[cell] = max(self.held[cell], epoch.number)
+        else:
             self.refused_count += 1
             while self.epochs[0].number <= epoch.number:
                 await self.upload()
                 await asyncio.sleep(0)
             self.note()
+        if had_aside or set_aside_count != self.set_aside_count:
+            return  # an error: not all of it is safe
+        if not is_in:
             await self.journal.skip(epoch.number)
         for cell, version in promise.items():
             self.promised[cell] = max(version, self.promised.get(cell, 0))
         self.note()
+
+    def changes_held(self, cell: int, number: int) -> list[Change]:
+        """What was set aside, and what the cell became since."""
+        versions = [self.aside[cell]] if cell in self.aside else []
+        versions += [
+            epoch.cells[cell] for epoch in self.epochs if epoch.number <= number and cell in epoch.cells
+        ]
+        return [change for version in versions for change in changes_of(cell, version)]
 
 
 async def replay(bucket: dict[int, int], epoch: RecoveredEpoch) -> dict[int, int]:

@@ -21,7 +21,15 @@ from bucketry.cache.journal import (
 )
 from bucketry.codec.offload import inline
 from bucketry.core.geometry import Extent
-from bucketry.core.journal import HEAD_BYTES, HEAD_COPY_BYTES, PAGE_BYTES, RECORD_BYTES, JournalIdentity
+from bucketry.core.journal import (
+    HEAD_BYTES,
+    HEAD_COPY_BYTES,
+    PAGE_BYTES,
+    RECORD_BYTES,
+    JournalIdentity,
+    Kept,
+    Passed,
+)
 from bucketry.errors import BucketryError, Closed, Corrupt, Invalid, Mismatch, Unavailable, Unsupported
 from bucketry.layout.interface import Change, Write, Zero
 from bucketry.testing.memory_files import MemoryFiles
@@ -755,21 +763,21 @@ async def test_a_settled_journal_brings_nothing_back() -> None:
     assert await journal.append(1, data_of(1))
     assert await journal.append(2, data_of(2))
     journal.note_drained(1)
-    assert not journal.is_settled(1)
+    assert not journal.is_settled(Passed(1))
     begin = len(files.history)
-    await journal.settle()
-    assert journal.is_settled(1)
-    assert not journal.is_settled(2)
+    await journal.settle(Passed(1))
+    assert journal.is_settled(Passed(1))
+    assert not journal.is_settled(Passed(2))
     for count in range(begin, len(files.history) + 1):
         for seed in range(20):
             found = list(await recover(files.at(count).power_cut(Random(seed))))
             assert found == [2] or (found == [1, 2] and count < len(files.history))
     count = len(files.history)
-    await journal.settle()
+    await journal.settle(Passed(1))
     assert len(files.history) == count, "it is settled already"
     journal.note_drained(2)
-    await journal.settle()
-    assert journal.is_settled(2)
+    await journal.settle(Passed(2))
+    assert journal.is_settled(Passed(2))
     assert await recover(files.power_cut(Random(1))) == {}
     await journal.close(empty=False)
 
@@ -781,7 +789,7 @@ async def test_a_commit_settles_too() -> None:
     assert await journal.append(1, data_of(1))
     journal.note_drained(1)
     assert await journal.append(2, data_of(2))
-    assert journal.is_settled(1)
+    assert journal.is_settled(Passed(1))
     assert figures(journal)["marks"] == 0
     await journal.close(empty=False)
 
@@ -793,7 +801,7 @@ async def test_a_full_journal_is_settled_in_its_head() -> None:
     refused = await fill(journal)
     for epoch in range(1, refused):
         journal.note_drained(epoch)
-        await journal.settle()
+        await journal.settle(Passed(epoch))
         found = await recover(files.power_cut(Random(epoch)))
         assert list(found) == list(range(epoch + 1, refused))
     assert figures(journal)["marks"] == refused - 1
@@ -811,8 +819,8 @@ async def test_a_journal_with_an_epoch_larger_than_all_its_segments_is_settled()
     last = journal.next_epoch - 1
     journal.note_drained(last)
     for _ in range(3):
-        await journal.settle()
-    assert journal.is_settled(last)
+        await journal.settle(Passed(last))
+    assert journal.is_settled(Passed(last))
     assert await recover(files.power_cut(Random(1))) == {}
     await journal.close(empty=False)
 
@@ -823,16 +831,69 @@ async def test_a_broken_journal_is_settled_if_the_disk_lets_it() -> None:
     journal, _ = await open_journal(files)
     files.fault = failing("sync", "segment", errno.EIO)
     journal.note_drained(1)
-    await journal.settle()
+    await journal.settle(Passed(1))
     assert list(await recover(MemoryFiles.holding(files.contents()))) == [2]
     files.fault = failing("sync", "", errno.EIO)
     journal.note_drained(2)
     with pytest.raises(Unavailable):
-        await journal.settle()
-    assert not journal.is_settled(2)
+        await journal.settle(Passed(2))
+    assert not journal.is_settled(Passed(2))
     await journal.close(empty=False)
     with pytest.raises(Closed):
-        await journal.settle()
+        await journal.settle(Passed(2))
+
+
+async def test_what_is_kept_comes_back_and_nothing_beside_it() -> None:
+    """Of epochs that were passed only what was kept is replayed, whenever the power goes; and nothing of it
+    once it is in the bucket, though an older epoch is still needed for something else."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    blocks = [Kept(1, 0, 100), Kept(1, 100, 100)]
+    first: list[Change] = [Write(0, b"a" * 300), Zero(Extent(0, 50)), Write(250, b"b" * 10)]
+    assert await journal.append(1, first)
+    both = Passed(1, frozenset(blocks))
+    assert not journal.is_settled(both)
+    begin = len(files.history)
+    await journal.settle(both)
+    assert journal.is_settled(both)
+    of_both = {1: [Write(0, b"a" * 100), Write(100, b"a" * 100), Zero(Extent(0, 50))]}
+    for count in range(begin, len(files.history) + 1):
+        for seed in range(20):
+            found = await recover(files.at(count).power_cut(Random(seed)))
+            assert found == of_both or (found == {1: first} and count < len(files.history))
+    # The first block reaches the bucket with newer bytes, and an epoch ends which has no need to tell them.
+    assert await journal.append(2, [Write(100, b"c" * 100)])
+    one = Passed(1, frozenset(blocks[1:]))
+    assert not journal.is_settled(one)
+    assert journal.brings_back(one)
+    assert not journal.brings_back(both)
+    await journal.settle(one)
+    assert not journal.brings_back(one)
+    left = {1: [Write(100, b"a" * 100)], 2: [Write(100, b"c" * 100)]}
+    assert await recover(files.power_cut(Random(1))) == left
+    # Numbers of epochs that the journal passed are used up, also those that it never had.
+    await journal.settle(Passed(7, frozenset([Kept(2, 100, 100)])))
+    await journal.close(empty=False)
+    again, recovered = await open_journal(files.power_cut(Random(1)))
+    assert again.next_epoch == 8
+    assert [epoch.number for epoch in recovered] == [1, 2]
+    # While they are replayed nothing else has to be said of them.
+    assert again.is_settled(Passed(1, frozenset()))
+    assert not again.brings_back(Passed(1, frozenset()))
+    await again.close(empty=False)
+
+
+async def test_too_much_is_kept() -> None:
+    """It is an error, and no harm: the journal is used as before."""
+    files = MemoryFiles()
+    journal, _ = await open_journal(files)
+    assert await journal.append(1, data_of(1))
+    kept = frozenset(Kept(1, block << 17, 1 << 17) for block in range(10_000))
+    with pytest.raises(Unavailable, match="10000 blocks that cannot be read"):
+        await journal.settle(Passed(1, kept))
+    assert await journal.append(2, data_of(2))
+    assert list(await recover(files.power_cut(Random(1)))) == [1, 2]
+    await journal.close(empty=False)
 
 
 async def test_statistics_say_what_the_bucket_lacks() -> None:

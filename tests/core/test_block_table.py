@@ -229,6 +229,32 @@ def test_what_is_set_aside_holds_nothing_up() -> None:
     assert (data_of(newer), table.dirty_bytes, table.aside_blocks()) == (b"b" * BLOCK, 0, [])
 
 
+def test_what_is_set_aside_again_tells_all_that_was_written() -> None:
+    """Each time that the block is set aside anew, the changes of the next epoch tell of all its writes; and
+    until they are in a journal, the epoch that told of them last stays the one to keep."""
+    table = a_table(keep_changes=True)
+    table.zeros.clear(1)
+    told = []
+    for n in range(3):
+        table.write(1, 5 * n, bytes([n + 1]), 0.0)
+        epoch = table.begin_flush()
+        changes = {(start, bytes(data or b"")) for _, start, data in table.lend_changes(epoch)}
+        table.take_back_changes(epoch)
+        told.append(changes)
+        assert take(table) == []
+        table.set_aside(1)
+        assert table.held == {1: 1}
+    assert told == [{(5 * n, bytes([n + 1])) for n in range(count)} for count in (1, 2, 3)]
+    table.hold_since([1], 3)
+    assert table.held == {1: 3}
+    assert table.journal_epoch == 2
+    table.write(1, 0, b"b" * BLOCK, 1.0)
+    (newer,) = take(table)
+    finish(table, newer)
+    assert table.held == {}
+    assert table.journal_epoch == table.drained_epoch
+
+
 def test_changes_are_what_was_written_and_no_more() -> None:
     """A closed epoch tells the bytes that were written in it, whole blocks where they were written whole or
     zeroed."""

@@ -1,7 +1,7 @@
 """The journal's format, its layout of commits, and what is believed of what was left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,9 @@ from bucketry.core.journal import (
     Entry,
     Head,
     JournalIdentity,
+    Kept,
     Kind,
+    Passed,
     Record,
     Scan,
     SegmentFile,
@@ -38,7 +40,7 @@ from bucketry.core.journal import (
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
 IDENTITY = JournalIdentity("s3://bucket/dísk", "g-1", 1 << 40, 131072)
-HEAD = Head(7, bytes(range(16)), (IDENTITY,))
+HEAD = Head(7, bytes(range(16)), (IDENTITY,), 3, Passed(9, frozenset({Kept(4, 0, 512), Kept(5, 1024, 512)})))
 SEED = checksum(HEAD.salt)
 RECORD = Record(Kind.WRITE, 0x12345678, 2, 9, 8, 5, 3, 4097, 1000)
 
@@ -147,6 +149,26 @@ def test_the_longest_names_fit_into_a_head() -> None:
     assert decode_head(encode_head(head) * 2)[0] == head
     with pytest.raises(Invalid, match="too long"):
         encode_head(Head(1, bytes(16), (JournalIdentity("v" * HEAD_COPY_BYTES, "", 4096, 4096),)))
+
+
+def test_two_thousand_blocks_that_are_kept_fit_into_a_head() -> None:
+    """Of a usual disk; many more are refused."""
+    kept = [Kept(1000, block << 17, 1 << 17) for block in range(10_000)]
+    head = replace(HEAD, passed=Passed(1000, frozenset(kept[:2000])))
+    assert decode_head(encode_head(head) * 2)[0] == head
+    with pytest.raises(Invalid, match="10000 blocks that cannot be read are too many for a journal"):
+        encode_head(replace(HEAD, passed=Passed(1000, frozenset(kept))))
+
+
+def test_what_was_passed_brings_back_only_what_was_kept() -> None:
+    """Of older epochs the parts of a change that were kept then; of newer ones all of it."""
+    passed = HEAD.passed
+    assert list(passed.parts_of(10, 0, 4096)) == [(0, 4096)]
+    assert list(passed.parts_of(9, 0, 4096)) == [(0, 512), (1024, 512)]
+    assert list(passed.parts_of(4, 100, 1000)) == [(100, 412)]
+    assert list(passed.parts_of(5, 100, 1000)) == [(100, 412), (1024, 76)]
+    assert list(passed.parts_of(3, 0, 4096)) == []
+    assert list(passed.parts_of(9, 512, 512)) == []
 
 
 def test_records_and_segment_headers_are_valid_as_a_whole_or_not_at_all() -> None:

@@ -338,6 +338,102 @@ async def test_what_was_set_aside_stays_in_the_journal() -> None:
         assert bytes(await disk.read(0, 12)) == b"oooflushedoo"
 
 
+@pytest.mark.logs(
+    "is kept in memory until",
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "lease could not be renewed",
+    required=False,
+)
+@on_virtual_time
+@pytest.mark.parametrize("is_full", [False, True], ids=["room", "no room"])
+async def test_a_damaged_block_that_is_written_again_and_again(is_full: bool) -> None:
+    """What was flushed of it first is there after a kill, also when the local disk took nothing later; and of
+    other blocks nothing comes back that is older than what the bucket has."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * BLOCK)
+    whole = world.store.objects["vol/00000000"]
+    async with world.opened_and_killed() as disk:
+        await disk.write(3, b"flushed")
+        await disk.write(5 * BLOCK, b"old" * 100)
+        await disk.flush()
+        world.store.objects["vol/00000000"] = (whole[0], b"damaged".ljust(BLOCK, b"d"))
+        await asyncio.sleep(4000.0)
+        if is_full:
+            world.files.fault = _no_room
+        for n in range(1, 4):
+            await disk.write(100 * n, b"more")
+            await disk.write(5 * BLOCK, b"%03d" % n * 100)
+            with pytest.raises(Corrupt):
+                await disk.flush()
+            await disk.write((5 + n) * BLOCK, b"later" * 100)  # in the bucket by itself
+            await asyncio.sleep(4000.0)
+        assert figures(disk)["aside_count"] == 1
+        assert world.blocks()[8][:5] == b"later"
+        world.store.objects["vol/00000000"] = whole
+    async with world.opened() as disk:
+        assert bytes(await disk.read(0, 12)) == b"oooflushedoo"
+        assert bytes(await disk.read(300, 4)) == (b"oooo" if is_full else b"more")
+        assert bytes(await disk.read(5 * BLOCK, 3)) == b"003"
+
+
+def _no_room(asked: str, name: str) -> None:
+    """The local disk is full: nothing that is new has room on it."""
+    if asked == "write" and name.startswith("segment"):
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+@pytest.mark.logs(
+    "is kept in memory until",
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "lease could not be renewed",
+    required=False,
+)
+@on_virtual_time
+async def test_what_was_damaged_once_and_has_arrived_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two blocks that were set aside and are readable again, one is written and in the bucket before its
+    epoch ends: after a kill it is not what it was when it was set aside."""
+    put = MemoryBucket.put
+
+    async def put_all_but_one(self: MemoryBucket, key: str, *args: Any, **kwargs: Any) -> str:
+        if key.endswith("00000001"):
+            raise Unavailable("not this one")
+        return await put(self, key, *args, **kwargs)
+
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * 2 * BLOCK)
+    whole = {key: world.store.objects[key] for key in ("vol/00000000", "vol/00000001")}
+    async with world.opened_and_killed() as disk:
+        await disk.write(3, b"flushed")
+        await disk.write(BLOCK + 3, b"flushed")
+        await disk.flush()
+        for key, (etag, _) in whole.items():
+            world.store.objects[key] = (etag, b"damaged".ljust(BLOCK, b"d"))
+        await asyncio.sleep(4000.0)
+        assert figures(disk)["aside_count"] == 2
+        await disk.write(5 * BLOCK, b"settled" * 10)  # in the bucket by itself
+        await asyncio.sleep(4000.0)
+        assert 5 in world.blocks()
+        world.store.objects.update(whole)
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryBucket, "put", put_all_but_one)
+            await disk.write(0, b"n" * BLOCK)
+            await asyncio.sleep(4000.0)
+            assert world.blocks()[0] == b"n" * BLOCK
+            await disk.read(BLOCK, BLOCK)  # readable again, and not in the bucket yet
+            await disk.flush()
+    async with world.opened() as disk:
+        assert bytes(await disk.read(0, BLOCK)) == b"n" * BLOCK
+        assert bytes(await disk.read(BLOCK, 12)) == b"oooflushedoo"
+
+
 def figures(disk: Disk) -> Any:
     return disk.statistics()["cache"]
 

@@ -17,6 +17,7 @@ from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent, Geometry, Span
+from bucketry.core.journal import Kept, Passed
 from bucketry.core.parts import parts_max
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
@@ -602,23 +603,27 @@ class BlockCache:
     def _is_settled(self, journal: Journal) -> bool:
         """Whether the oldest epoch may be uploaded from: as long as a crash would bring back an older one
         from the journal, nothing that is newer may be in the bucket. If not, it is being seen to."""
-        drained = self._table.drained_epoch
         journal.note_drained(self._table.journal_epoch)
-        if journal.is_settled(drained) or self._is_unsettled or self._table.due_since() is None:
+        if journal.is_settled(self._passed()) or self._is_unsettled or self._table.due_since() is None:
             return True
         if self._settling is None:
             self._settling = self._spawn(self._settle(journal))
         return False
 
+    def _passed(self) -> Passed:
+        """What the bucket has of what the journal has, too."""
+        extent = self._geometry.extent
+        return Passed(
+            self._table.drained_epoch,
+            frozenset(
+                Kept(epoch, extent(block).offset, extent(block).length)
+                for block, epoch in self._table.held.items()
+            ),
+        )
+
     async def _settle(self, journal: Journal) -> None:
         try:
-            if self._table.journal_epoch < self._table.drained_epoch:
-                # What was set aside has to be in the journal under a later epoch first.
-                self._is_unsettled = self._is_recovering or not await self._journaled(
-                    self._table.begin_flush(always=True)
-                )
-            journal.note_drained(self._table.journal_epoch)
-            await journal.settle()
+            await self._mark(journal)
         except BucketryError as error:
             _log.error("the journal cannot say any more what the bucket has: %s", error)
             self._is_unsettled = True
@@ -745,25 +750,38 @@ class BlockCache:
                 return
 
     async def _journaled(self, epoch: int) -> bool:
-        """Whether an epoch, closed just now or before, is in the journal; waits until that is certain."""
+        """Whether an epoch, closed just now or before, is safe in the journal; waits until it is known."""
         journal = self._journal
         if journal is None:
             return False
+        try:
+            if not await self._append(journal, epoch):
+                return False
+            if journal.brings_back(self._passed()):
+                # The epoch lacks what was in the bucket before it ended; an older one may not.
+                await self._mark(journal)
+        except Unavailable as error:
+            self._last_error = error
+            return False
+        return True
+
+    async def _mark(self, journal: Journal) -> None:
+        """Let the journal say durably what the bucket has."""
+        journal.note_drained(self._table.journal_epoch)
+        await journal.settle(self._passed())
+
+    async def _append(self, journal: Journal, epoch: int) -> bool:
         append = self._appends.get(epoch)
         if append is None:
             if epoch < journal.next_epoch:
                 return True  # so long ago that nothing is known of it any more: it was appended, or skipped
             # Nothing waits from the end of the epoch to here, so that epochs are appended in their order.
             journal.note_drained(self._table.journal_epoch)
-            held = self._table.held_blocks()
+            held = list(self._table.held)
             append = self._loop.create_task(journal.append(epoch, self._epoch_changes(epoch)))
             self._appends[epoch] = append
             append.add_done_callback(lambda done: self._append_ended(epoch, held, done))
-        try:
-            return await asyncio.shield(append)
-        except Unavailable as error:
-            self._last_error = error
-            return False
+        return await asyncio.shield(append)
 
     def _append_ended(self, epoch: int, held: list[int], append: asyncio.Task[bool]) -> None:
         _mark_retrieved(append)
@@ -786,11 +804,18 @@ class BlockCache:
 
     async def _skip_in_journal(self, epoch: int) -> None:
         """The bucket has an epoch that the journal has not: older ones must never be replayed over it."""
-        if self._journal is None or epoch not in self._appends:
-            return  # a later one was skipped meanwhile
+        journal = self._journal
+        if journal is None:
+            return
         try:
-            await self._journal.skip(epoch)
-            self._is_unsettled = False
+            if epoch in self._appends:  # else a later one was skipped meanwhile
+                await journal.skip(epoch)
+                self._is_unsettled = False
+            elif journal.brings_back(self._passed()):
+                await self._mark(journal)
+                return
+            else:
+                return
         except Unavailable as error:
             _log.error("the journal is given up, flushes wait for the bucket from now on: %s", error)
             if self._disown_journal is not None:

@@ -14,7 +14,10 @@ What its user has to keep to, or replaying goes wrong:
   so that this journal is refused and not replayed over what came later.
 * Nothing of an epoch goes to the bucket before the journal ``is_settled`` with those before it (``settle``
   sees to that). Then no more than the first of the epochs that are recovered is in the bucket in part, none
-  of the others at all, and they are to be taken one after the other, in their order.
+  of the others at all, and they are to be taken one after the other, in their order. What cannot go with its
+  epoch is named as ``kept``: of epochs that the bucket has otherwise, only that is recovered.
+* A flush whose epoch is in the journal is over when the journal ``brings_back`` nothing that was kept once
+  and has reached the bucket since (``settle`` sees to that, too): the epoch may not have it.
 """
 
 import asyncio
@@ -43,6 +46,7 @@ from bucketry.core.journal import (
     Head,
     JournalIdentity,
     Kind,
+    Passed,
     Scan,
     SegmentFile,
     Tail,
@@ -118,10 +122,11 @@ class RecoveredEpoch:
     """An epoch that was flushed and may not be in the bucket. Its content is read when asked for, which must
     be before it is noted as drained."""
 
-    def __init__(self, place: EpochPlace, read: "_Reader", offload: Offload) -> None:
+    def __init__(self, place: EpochPlace, passed: Passed, read: "_Reader", offload: Offload) -> None:
         self.number = place.number
         self.data_bytes = place.data_bytes
         self._place = place
+        self._passed = passed
         self._reader = read
         self._offload = offload
 
@@ -130,16 +135,24 @@ class RecoveredEpoch:
         they were when the journal was opened, Unavailable when they cannot be read."""
         found = iter(Walk(self._reader.seed, self._reader.segments, self._reader.read, self._place.place))
 
-        def step() -> Change | None:
+        def step() -> list[Change] | None:
             record, payload, _ = next(found, (None, b"", None))
             if record is None or record.epoch != self.number or record.kind is Kind.MARK:
                 raise Corrupt(f"the journal in {self._reader.files.place} changed while it was replayed")
-            if record.kind is Kind.WRITE:
-                return Write(record.offset, bytes(payload))
-            return None if record.kind is Kind.BARRIER else Zero(Extent(record.offset, record.length))
+            if record.kind is Kind.BARRIER:
+                return None
+            changes: list[Change] = []
+            for offset, length in self._passed.parts_of(self.number, record.offset, record.length):
+                if record.kind is Kind.WRITE:
+                    at = offset - record.offset
+                    changes.append(Write(offset, bytes(payload[at : at + length])))
+                else:
+                    changes.append(Zero(Extent(offset, length)))
+            return changes
 
-        while (change := await self._offload(step)) is not None:
-            yield change
+        while (changes := await self._offload(step)) is not None:
+            for change in changes:
+                yield change
 
 
 @dataclass(slots=True)
@@ -196,7 +209,8 @@ class Journal:
         self._durable_drained = 0
         if state is not None:
             self._take_over(state.scan)
-        self._newest_asked = self._tail.newest_epoch
+        # An epoch that was passed may not be in the journal; its number is used up all the same.
+        self._newest_asked = max(self._tail.newest_epoch, head.passed.epoch)
         #: Whether anything was written under this head.
         self._is_used = state is not None
         #: The newest epoch that was refused, until it is skipped.
@@ -246,11 +260,16 @@ class Journal:
             if left.has_something:
                 _check(files, left, identity, also)
                 _settle(files, left)
-                head = Head(left.head.counter + 1, left.head.salt, (identity,), left.scan.drained)
+                head = replace(
+                    left.head,
+                    counter=left.head.counter + 1,
+                    identities=(identity,),
+                    drained=left.scan.drained,
+                )
             else:
                 head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,))
             _heal_head(files, left)
-            _write_head(files, head)
+            _write_head(files, encode_head(head))
             return head, left if left.has_something else None
 
         try:
@@ -263,7 +282,8 @@ class Journal:
         if left is None:
             return journal, []
         reader = _Reader(files, left)
-        return journal, [RecoveredEpoch(place, reader, offload) for place in left.scan.epochs]
+        passed = left.head.passed
+        return journal, [RecoveredEpoch(place, passed, reader, offload) for place in left.scan.epochs]
 
     def _take_over(self, found: Scan) -> None:
         self._segments = dict(
@@ -461,28 +481,42 @@ class Journal:
         while self._lag and self._lag[0][0] <= self._drained:
             self._lag.popleft()
 
-    def is_settled(self, epoch: int) -> bool:
-        """Whether a crash now would bring back nothing up to ``epoch``."""
-        return not self._replayable or self._replayable[0] > epoch
+    def is_settled(self, passed: Passed) -> bool:
+        """Whether a crash now would bring back nothing up to an epoch but what is kept of it."""
+        if not self._replayable or self._replayable[0] > passed.epoch:
+            return True
+        durable = self._head.passed
+        if passed.epoch < durable.epoch:
+            return True  # what an earlier use of the journal has passed is being replayed, in its order
+        newest = next(epoch for epoch in reversed(self._replayable) if epoch <= passed.epoch)
+        return newest <= durable.epoch and durable.kept <= passed.kept
 
-    async def settle(self) -> None:
-        """Make durable what was noted as drained, so that none of it is replayed any more. Works on a full
-        journal, and on a broken one if the disk lets it.
+    def brings_back(self, passed: Passed) -> bool:
+        """Whether after a crash something would be replayed that was kept and is not any more."""
+        durable = self._head.passed
+        is_old = bool(self._replayable) and self._replayable[0] <= durable.epoch <= passed.epoch
+        return is_old and not durable.kept <= passed.kept
 
-        Raises Unavailable when it could not be written down."""
+    async def settle(self, passed: Passed) -> None:
+        """Make durable what was noted as drained, so that none of it is replayed any more, and what the
+        bucket has beyond that. Works on a full journal, and on a broken one if the disk lets it.
+
+        Raises Unavailable when it could not be written down, or too much is kept for that."""
         if self._closed:
             raise Closed("the journal is closed")
-        await self._finish(self._settle())
+        await self._finish(self._settle(passed))
 
-    async def _settle(self) -> None:
+    async def _settle(self, passed: Passed) -> None:
         async with self._lock:
-            drained = self._drained
-            if self.is_settled(drained):
+            if self.is_settled(passed):
                 return  # a commit has said it meanwhile
             self._counts.marks += 1
-            if self._error is None and await self._mark():
+            if not passed.kept and self._error is None and await self._mark():
                 return
-            await self._put_head(replace(self._head, counter=self._head.counter + 1, drained=drained))
+            drained = self._drained
+            await self._put_head(
+                replace(self._head, counter=self._head.counter + 1, drained=drained, passed=passed)
+            )
             self._is_durably_drained(drained)
 
     async def _mark(self) -> bool:
@@ -557,7 +591,11 @@ class Journal:
         if self._head_error is not None:
             raise self._head_error
         try:
-            await self._offload(lambda: _write_head(self._files, head))
+            page = encode_head(head)
+        except Invalid as error:
+            raise Unavailable(f"the journal in {self._files.place}: {error}") from error
+        try:
+            await self._offload(lambda: _write_head(self._files, page))
         except OSError as error:
             self._error = self._head_error = _unavailable(self._files, error)
             raise self._head_error from error
@@ -575,7 +613,7 @@ class Journal:
     async def _relabel(self, identities: tuple[JournalIdentity, ...]) -> None:
         async with self._lock:
             head = self._head
-            await self._put_head(Head(head.counter + 1, head.salt, identities, head.drained))
+            await self._put_head(replace(head, counter=head.counter + 1, identities=identities))
 
     # -- looking ---------------------------------------------------------------------------------------------
 
@@ -741,10 +779,9 @@ def _heal_head(files: Files, left: _Left) -> None:
         files.sync(_HEAD_NAME)
 
 
-def _write_head(files: Files, head: Head) -> None:
+def _write_head(files: Files, page: bytes) -> None:
     """One copy after the other: at any moment one is whole. In the end both say the same, so that damage to
     one does not bring back what the older head stood for."""
-    page = encode_head(head)
     for offset in (HEAD_COPY_BYTES, 0):
         files.write(_HEAD_NAME, offset, [page])
         files.sync(_HEAD_NAME)

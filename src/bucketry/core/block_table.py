@@ -41,7 +41,7 @@ the rest can be read after all, or has been written, it goes like any other.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -103,8 +103,7 @@ class Version:
         return SLOT_BYTES if self.data is None else SLOT_BYTES + len(self.data)
 
     def inherit(self, older: "Version") -> None:
-        """This version goes in place of an older one of its epoch: what that one changed is now this one's to
-        tell."""
+        """This version goes in place of an older one: what that one changed is now this one's to tell."""
         if self.changed is None or older.changed is None:
             self.changed = None
             return
@@ -570,7 +569,8 @@ class BlockTable:
         version.state = _ASIDE
         self._drop_before(version)
         self._aside.add(block)
-        self._held[block] = max(self._held.get(block, 0), epoch.number)
+        # Of what was set aside in it before, an older epoch may be the last that told of it.
+        self._held.setdefault(block, epoch.number)
         self.set_aside_count += 1
         self._retire_epochs()
 
@@ -580,10 +580,11 @@ class BlockTable:
 
     def _drop_before(self, version: Version) -> None:
         """Older versions than one that is on its way can only be one that is set aside, which this one
-        contains."""
+        contains; until it has arrived it has to tell what that one changed."""
         slot = self._slots[version.block]
         while slot.versions[0] is not version:
             assert slot.versions[0].state is _ASIDE, "versions of a block go in their order"
+            version.inherit(slot.versions[0])
             self._drop_oldest(slot)
             self._aside.discard(version.block)
 
@@ -612,11 +613,11 @@ class BlockTable:
         versions += [self._slots[block].versions[0] for block in self._aside]
         return min((version.first_written for version in versions), default=None)
 
-    def begin_flush(self, *, always: bool = False) -> int:
+    def begin_flush(self) -> int:
         """End the epoch: the number of the one that must be drained for everything written so far to be in
-        the bucket. One in which nothing was written goes on, unless ``always``."""
+        the bucket. One in which nothing was written goes on."""
         epoch = self._epochs[-1]
-        if not epoch.touched and not always:
+        if not epoch.touched:
             return epoch.number - 1
         epoch.closed = True
         self._epochs.append(Epoch(epoch.number + 1))
@@ -634,9 +635,11 @@ class BlockTable:
         these."""
         return min([self.drained_epoch, *(epoch - 1 for epoch in self._held.values())])
 
-    def held_blocks(self) -> list[int]:
-        """The blocks that ``changes`` tells of although they are of older epochs."""
-        return list(self._held)
+    @property
+    def held(self) -> Mapping[int, int]:
+        """The blocks that ``lend_changes`` tells of although they are of older epochs, each with the last
+        epoch that is sure to have told of them."""
+        return self._held
 
     @property
     def is_drained_but_open(self) -> bool:

@@ -46,8 +46,8 @@ PAGE_BYTES = 4096
 PAYLOAD_BYTES_MAX = 1 << 20
 #: Room for a header page, a page of data, its barrier, and the page that is kept for a mark.
 SEGMENT_BYTES_MIN = 4 * PAGE_BYTES
-#: Two identities fit, with URLs as long as keys may be.
-HEAD_COPY_BYTES = 4 * PAGE_BYTES
+#: Two identities fit, with URLs as long as keys may be, and two thousand blocks that are kept.
+HEAD_COPY_BYTES = 16 * PAGE_BYTES
 HEAD_BYTES = 2 * HEAD_COPY_BYTES
 
 #: As in core formats elsewhere here: not text, not UTF-8, and translated line ends show.
@@ -114,6 +114,32 @@ class JournalIdentity:
         )
 
 
+class Kept(NamedTuple):
+    """Bytes of the volume whose changes, from ``epoch`` on, the bucket does not have."""
+
+    epoch: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The bucket has every epoch up to ``epoch``, but for what is ``kept``."""
+
+    epoch: int = 0
+    kept: frozenset[Kept] = frozenset()
+
+    def parts_of(self, epoch: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Offset and length of what is to be replayed of a change that was made in ``epoch``."""
+        if epoch > self.epoch:
+            yield offset, length
+            return
+        for kept in sorted(self.kept):
+            start, end = max(offset, kept.offset), min(offset + length, kept.offset + kept.length)
+            if start < end and epoch >= kept.epoch:
+                yield start, end - start
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """``counter`` grows with each new head. ``identities``: one, or two while the generation is changed.
@@ -123,6 +149,7 @@ class Head:
     salt: bytes
     identities: tuple[JournalIdentity, ...]
     drained: int = 0
+    passed: Passed = Passed()
 
 
 def encode_head(head: Head) -> bytes:
@@ -132,6 +159,7 @@ def encode_head(head: Head) -> bytes:
         "counter": head.counter,
         "salt": head.salt.hex(),
         "drained": head.drained,
+        "passed": {"epoch": head.passed.epoch, "kept": sorted(head.passed.kept)},
         "identities": [
             {
                 "volume": identity.volume,
@@ -146,6 +174,8 @@ def encode_head(head: Head) -> bytes:
     checked = struct.pack("<II", VERSION, len(text)) + text
     copy = _HEAD_MAGIC + checksum(checked).to_bytes(4, "little") + checked
     if len(copy) > HEAD_COPY_BYTES:
+        if head.passed.kept:
+            raise Invalid(f"{len(head.passed.kept)} blocks that cannot be read are too many for a journal")
         raise Invalid(f"the name of the volume {head.identities[-1].volume[:100]}… is too long for a journal")
     return copy.ljust(HEAD_COPY_BYTES, b"\0")
 
@@ -177,6 +207,10 @@ def _decode_head_copy(copy: bytes) -> Head | None:
             bytes.fromhex(fields["salt"]),
             tuple(JournalIdentity(**identity) for identity in fields["identities"]),
             int(fields["drained"]),
+            Passed(
+                int(fields["passed"]["epoch"]),
+                frozenset(Kept(*map(int, kept)) for kept in fields["passed"]["kept"]),
+            ),
         )
     except (ValueError, TypeError, KeyError):
         return None
