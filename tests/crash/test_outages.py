@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,18 +96,10 @@ def _stalling(world: World) -> Iterator[None]:
 
 @contextmanager
 def _cut(world: World) -> Iterator[None]:
-    """No connection lives for longer than a moment."""
-    end = threading.Event()
-
-    def cut() -> None:
-        while not end.wait(0.005):
-            world.proxy.cut()
-
-    cutting = threading.Thread(target=cut)
-    cutting.start()
+    """No connection outlives its first request; every other one has its effect."""
+    world.proxy.cut_all()
     yield
-    end.set()
-    cutting.join()
+    world.proxy.accept()
 
 
 OUTAGES: Mapping[str, Callable[[World], Any]] = {

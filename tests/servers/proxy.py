@@ -24,6 +24,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        #: No connection outlives its first request.
+        self._cuts_all = False
         #: 0 until the first start; the same ever after.
         self.port = 0
         #: Connections taken since the start.
@@ -46,12 +48,19 @@ class Proxy:
         """Reset the connections that are open; new ones are welcome."""
         self._run(self._cut())
 
+    def cut_all(self) -> None:
+        """Reset the open connections, and from now on every one in its first request, before the server has
+        it, or in the middle of the answer, until ``accept``."""
+        self._cuts_all = True
+        self.cut()
+
     def refuse(self) -> None:
         """Reset the open connections, and let nobody connect until ``accept``: the server is down."""
         self._run(self._refuse())
 
     def accept(self) -> None:
-        """Take connections (again)."""
+        """Take connections (again), and leave them alone."""
+        self._cuts_all = False
         self._run(self._accept())
 
     def __enter__(self) -> Self:
@@ -121,6 +130,10 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_sent: bool
     ) -> None:
         while data := await reader.read(_CHUNK_BYTES):
+            if self._cuts_all and (not is_sent or self.connection_count % 2):
+                writer.write(data[: len(data) // 2])
+                await writer.drain()
+                raise ConnectionResetError
             if is_sent:
                 self.sent_bytes += len(data)
             else:

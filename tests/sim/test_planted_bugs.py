@@ -9,6 +9,7 @@ from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
 from bucketry.core import lease
 from bucketry.core.block_table import BlockTable, Epoch
+from bucketry.core.journal import Passed
 from bucketry.core.lease import Watch
 from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import journaling, lifecycle
@@ -252,7 +253,7 @@ BUGS = [
     Bug(
         "a flush does not wait for the journal",
         BlockCache,
-        "_journaled",
+        "_append",
         "return await asyncio.shield(append)",
         "return True",
         found_at=389,
@@ -288,6 +289,27 @@ BUGS = [
         "bool(self.epochs) and not self._is_replayed",
         "False",
         found_at=378,
+    ),
+    Bug(
+        "what is kept of an older epoch is replayed after it has arrived",
+        Journal,
+        "is_settled",
+        " and durable.kept <= passed.kept",
+        "",
+    ),
+    Bug(
+        "of an epoch that was passed everything is replayed",
+        Passed,
+        "parts_of",
+        "if epoch > self.epoch:",
+        "if True:",
+    ),
+    Bug(
+        "what was set aside again tells only its last write",
+        BlockTable,
+        "_drop_before",
+        "version.inherit(slot.versions[0])",
+        "pass",
     ),
     Bug(
         "what was zeroed is not replayed",
