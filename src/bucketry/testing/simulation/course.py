@@ -7,10 +7,14 @@ from random import Random
 
 from bucketry.cache.journal import JOURNAL_BYTES_MIN
 from bucketry.core.block_table import SLOT_BYTES
+from bucketry.core.journal import HEAD_BYTES, SEGMENT_BYTES_MIN
 from bucketry.settings import CacheSettings, LimitSettings, RetrySettings, VolumeFormat
 from bucketry.testing.faulty_bucket import FaultRates
 
 BLOCK_SIZE_BYTES = 512
+#: Bytes of a journal's segments, and for how many of them a small disk has room.
+_SMALLEST = (JOURNAL_BYTES_MIN - HEAD_BYTES, 48 << 10)
+_LARGER = (608 << 10, 288 << 10)
 
 
 class Act(Enum):
@@ -141,7 +145,8 @@ def draw(seed: int) -> Course:
     )
     course = _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
     course = _with_parts(course, Random(f"parts {seed}"))  # noqa: S311
-    return _with_more(course, Random(f"more {seed}"))  # noqa: S311
+    course = _with_more(course, Random(f"more {seed}"))  # noqa: S311
+    return _with_damage(course, Random(f"damage {seed}"))  # noqa: S311
 
 
 def _with_parts(course: Course, random: Random) -> Course:
@@ -155,8 +160,9 @@ def _with_journal(course: Course, random: Random) -> Course:
     """The same course, at times with a journal."""
     if random.random() < 0.6:
         return course
-    journal_bytes = random.choice([1, 1, 4]) * JOURNAL_BYTES_MIN
-    capacities = [None, None, None, journal_bytes // 2]
+    segments_bytes, room_bytes = random.choice([_SMALLEST, _SMALLEST, _LARGER])
+    journal_bytes = HEAD_BYTES + segments_bytes
+    capacities = [None, None, None, HEAD_BYTES + room_bytes]
     course = replace(
         course,
         cache=replace(
@@ -213,6 +219,23 @@ def _with_more(course: Course, random: Random) -> Course:
             course.cache,
             cache_size_bytes=kept_blocks * BLOCK_SIZE_BYTES,
             exclusive=is_exclusive,
+        ),
+    )
+
+
+def _with_damage(course: Course, random: Random) -> Course:
+    """The same, at times, where there is a journal, with so many bodies damaged on their way that blocks
+    are set aside again and again, while the local disk has room for a few flushes at most."""
+    if course.journal is None or random.random() < 0.8:
+        return course
+    course = _with_crashes(course, random)
+    assert course.journal is not None
+    return replace(
+        course,
+        rates=replace(course.rates, flip_bit=random.choice([0.3, 0.6])),
+        journal=replace(
+            course.journal,
+            capacity_bytes=random.choice([None, HEAD_BYTES + SEGMENT_BYTES_MIN, HEAD_BYTES + (48 << 10)]),
         ),
     )
 
