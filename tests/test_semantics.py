@@ -114,7 +114,7 @@ HELD_BY = {
     "Handles, file systems and sources": [
         "files/test_storage_source.py::test_termination_does_not_wait_for_a_store_that_hangs",
         "files/test_storage_source.py::test_everything_is_ended_while_everybody_works",
-        "files/test_running.py::test_a_cancelled_call_has_ended_when_its_caller_goes_on",
+        "threads/test_loop_thread.py::test_a_cancelled_call_has_ended_when_its_caller_goes_on",
     ],
 }
 
