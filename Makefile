@@ -69,7 +69,7 @@ check-lint:
 check-types:
 	@$(BIN)/mypy
 check-tests:
-	@$(BIN)/pytest --quiet --numprocesses=auto -m 'not system and not slow'
+	@$(BIN)/pytest --quiet --numprocesses=auto --dist=worksteal -m 'not system and not slow'
 
 .PHONY: format
 format: $(VENV)/stamp-check ## format the code and mend what can be mended by rule

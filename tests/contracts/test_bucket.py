@@ -42,6 +42,7 @@ class TestOwnServer(OnOwnServer, BucketContract):
     """As it should be."""
 
 
+@pytest.mark.slow
 @pytest.mark.logs("trying again in", required=False)
 class TestOwnServerWithFaults(OnOwnServerWithFaults, BucketContract):
     """What Retrying is there for."""
