@@ -69,7 +69,9 @@ def test_a_request_that_always_fails_ends_with_its_budget(
     """Attempts that take no time go on from the first failure until the end of the budget, not a moment
     longer."""
     settings = RetrySettings(initial_pause_seconds=initial, pause_max_seconds=longest, budget_seconds=budget)
-    assert sum(pauses(settings, jitter, Unavailable("no"))) == pytest.approx(budget, abs=2 * PAUSE_LEAST_SECONDS)
+    assert sum(pauses(settings, jitter, Unavailable("no"))) == pytest.approx(
+        budget, abs=2 * PAUSE_LEAST_SECONDS
+    )
 
 
 def test_the_budget_begins_with_the_first_failure() -> None:
