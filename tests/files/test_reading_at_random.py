@@ -1,7 +1,9 @@
 """Readers, faults, new versions, damage and eviction at random: whatever is read is right."""
 
 import asyncio
+import os
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -65,11 +67,16 @@ class World:
 
     def damage(self) -> None:
         """A wrong bit, a cut or a removal, in any file of the cache."""
-        files = [path for path in self.place.directory.rglob("*") if path.is_file() and path.name != "lock"]
+        # Threads of the caches make room meanwhile: what is gone is passed over.
+        walked = os.walk(self.place.directory)
+        files = sorted(Path(at, name) for at, _, names in walked for name in names if name != "lock")
         if not files:
             return
         path = self.random.choice(files)
-        size = path.stat().st_size
+        with suppress(FileNotFoundError):
+            self._damage(path, path.stat().st_size)
+
+    def _damage(self, path: Path, size: int) -> None:
         what = self.random.randrange(4)
         if what == 0:
             path.unlink()

@@ -1,5 +1,6 @@
 """Waiting for another thread: Ctrl-C ends it, whichever thread the signal was given to."""
 
+import _thread
 import concurrent.futures
 import signal
 import threading
@@ -52,3 +53,22 @@ def test_results_errors_and_cancellations() -> None:
     wait_for(cancelled)
     with pytest.raises(concurrent.futures.CancelledError):
         result_of(cancelled)
+
+
+def test_a_thread_that_python_did_not_start_leaves_nothing() -> None:
+    """Such as those of WiredTiger and DuckDB, which call into Python and come and go."""
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    future.set_result(3)
+    found: list[int] = []
+    ended = threading.Lock()
+    ended.acquire()
+
+    def work() -> None:
+        found.append(result_of(future))
+        ended.release()
+
+    before = threading.enumerate()
+    _thread.start_new_thread(work, ())
+    ended.acquire()
+    assert found == [3]
+    assert threading.enumerate() == before

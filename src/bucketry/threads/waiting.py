@@ -26,7 +26,9 @@ def result_of(future: "concurrent.futures.Future[T]") -> T:
 
 def wait_for(future: "concurrent.futures.Future[T]") -> None:
     """Until it has ended, however it did."""
-    seconds = LOOK_SECONDS if threading.current_thread() is threading.main_thread() else None
+    # Not current_thread(): for a thread that Python did not start that would make an object that stays.
+    is_main = threading.get_ident() == threading.main_thread().ident
+    seconds = LOOK_SECONDS if is_main else None
     while not future.done():
         with suppress(TimeoutError, concurrent.futures.CancelledError):
             future.exception(seconds)

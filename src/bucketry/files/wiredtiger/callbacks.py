@@ -112,7 +112,7 @@ def callback(signature: str, kind: dict[int, Any]) -> Callable[[Callable[..., No
 
 def _answer(owner: Registered, doing: str, error: BaseException) -> int:
     """The errno for WiredTiger, after the application has been told."""
-    if leaving.is_set() and threading.current_thread() is not threading.main_thread():
+    if leaving.is_set() and threading.get_ident() != threading.main_thread().ident:
         # The process ends while a thread of WiredTiger's works on. What fails now fails because we are
         # leaving, and an error would be a panic, with a core dump instead of an exit status.
         while True:
