@@ -15,6 +15,7 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
 from bucketry.core import lease as rules
+from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
@@ -291,6 +292,24 @@ async def test_a_replay_keeps_the_order_of_flushes() -> None:
             all(content.get(block) in (before.get(block), after.get(block)) for block in range(6))
             for before, after in pairwise(flushes)
         ), content
+
+
+@on_virtual_time
+async def test_a_replay_goes_on_when_several_uploads_failed_together() -> None:
+    """Each failure makes the pause longer: who looks when the first one is over comes too early, and has to
+    come again."""
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        for content in (b"a", b"b"):
+            for block in range(4):
+                await disk.write(block * BLOCK, content * BLOCK)
+            await disk.flush()
+    for block in range(4):
+        world.faulty.plan(Fail(), operation="put", key=f"vol/{block:08x}")
+    async with asyncio.timeout(60.0), world.opened(dirty_max_bytes=4 * (BLOCK + SLOT_BYTES)):
+        pass
+    assert world.blocks() == {block: b"b" * BLOCK for block in range(4)}
 
 
 async def _open_for(world: World, seconds: float) -> None:

@@ -593,9 +593,9 @@ class BlockCache:
             # The changes are made up here, with the bytes that the versions hold now: a block whose content
             # turns out zero later has none.
             self._spawn(self._upload(work.uploads, [self._change(version) for version in work.uploads]))
-        since = self._table.due_since()
-        if self._timer is None and since is not None and self._upload_count < shape.in_flight_max:
-            due = max(since + delay, self._paused_until)
+        due = self._table.due_at(delay)
+        if self._timer is None and due is not None and self._upload_count < shape.in_flight_max:
+            due = max(due, self._paused_until)
             # Else the blocks that are being completed are waited for, and pump when they are.
             if now < due < math.inf:
                 self._timer = self._loop.call_at(due, self._on_timer)
@@ -604,7 +604,7 @@ class BlockCache:
         """Whether the oldest epoch may be uploaded from: as long as a crash would bring back an older one
         from the journal, nothing that is newer may be in the bucket. If not, it is being seen to."""
         journal.note_drained(self._table.journal_epoch)
-        if journal.is_settled(self._passed()) or self._is_unsettled or self._table.due_since() is None:
+        if journal.is_settled(self._passed()) or self._is_unsettled or self._table.due_at(0.0) is None:
             return True
         if self._settling is None:
             self._settling = self._spawn(self._settle(journal))

@@ -513,12 +513,14 @@ class BlockTable:
             self.zeros.set_zero(version.block, version.block + 1)
         self._forget_bytes(version)
 
-    def due_since(self) -> float | None:
-        """Since when the next version that may go has been dirty; 0.0 if a flush waits for it, or it is
-        ready; None when there is none."""
+    def due_at(self, delay_seconds: float) -> float | None:
+        """When the next version may go, by the clock of ``now``: inf if it has to wait until its epoch is
+        closed, -inf if a flush waits for it or it is ready; None when there is none."""
         epoch = self._epochs[0]
         for version in epoch.waiting.values():
-            return 0.0 if epoch.closed or epoch.ready else version.dirty_since
+            if epoch.closed or (epoch.ready and delay_seconds < math.inf):
+                return -math.inf
+            return version.dirty_since + delay_seconds
         return None
 
     def finish(self, version: Version, *, ok: bool, now: float) -> None:
