@@ -550,3 +550,45 @@ def test_a_zero_that_gets_bytes_makes_room_for_them() -> None:
     table.write(8, 0, b"d", 0.0)
     figures = table.statistics()
     assert figures.held_bytes <= figures.held_bytes_max
+
+
+def test_when_the_next_version_may_go() -> None:
+    """A flush that waits and a block that is ready need no delay; a delay without end is one for open epochs
+    only."""
+    table = a_table(rest_seconds=8.0)
+    assert table.due_at(2.0) is None
+    table.write(1, 0, b"small", 5.0)
+    assert table.due_at(2.0) == 7.0
+    assert table.due_at(math.inf) == math.inf
+    table.write(2, 0, b"w" * BLOCK, 6.0)
+    assert table.due_at(2.0) == -math.inf
+    assert table.due_at(math.inf) == math.inf
+    table.begin_flush()
+    assert table.due_at(math.inf) == -math.inf
+
+
+def test_the_oldest_epoch_is_closed_once() -> None:
+    table = a_table()
+    table.write(1, 0, b"w" * BLOCK, 0.0)
+    assert table.close_oldest() == 1
+    table.write(2, 0, b"w" * BLOCK, 0.0)
+    assert table.close_oldest() == 1
+    (version,) = take(table)
+    finish(table, version)
+    assert table.close_oldest() == 2
+
+
+def test_what_was_set_aside_before_a_crash_is_held_until_it_has_arrived() -> None:
+    """And what is not there any more is not."""
+    table = a_table(keep_changes=True)
+    table.write(1, 0, b"small", 0.0)
+    table.hold(1, 5)
+    table.hold(2, 5)
+    assert table.held == {1: 5}
+    table.hold(1, 7)
+    assert table.held == {1: 5}
+    table.insert(1, b"o" * BLOCK)
+    table.begin_flush()
+    (version,) = take(table)
+    finish(table, version)
+    assert table.held == {}

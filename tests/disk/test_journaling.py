@@ -453,6 +453,61 @@ async def test_what_was_damaged_once_and_has_arrived_does_not_come_back(
         assert bytes(await disk.read(BLOCK, 12)) == b"oooflushedoo"
 
 
+@pytest.mark.logs(
+    "is kept in memory until",
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "lease could not be renewed",
+    required=False,
+)
+@on_virtual_time
+@pytest.mark.parametrize("flushes", ["flushed before it turns out damaged", "flushed after", "not flushed"])
+async def test_a_small_write_never_goes_over_what_came_after_it(flushes: str) -> None:
+    """A small flushed write into a block that turns out damaged, and then the whole block, which is on its way
+    when the process is killed and arrives: at no moment it is a mixture of the two."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * BLOCK)
+    whole = world.store.objects["vol/00000000"]
+    hold = world.faulty.hold(operation="put", key="vol/00000000", applied=True)
+    with pytest.raises(Unfinished):
+        async with world.opened() as disk:
+            await disk.write(3, b"flushed")
+            await disk.flush()
+            if flushes == "flushed before it turns out damaged":
+                await disk.write(0, b"n" * BLOCK)
+                await disk.flush()
+            world.store.objects["vol/00000000"] = (whole[0], b"damaged".ljust(BLOCK, b"d"))
+            await asyncio.sleep(3630.0)
+            if flushes != "flushed before it turns out damaged":
+                await disk.write(0, b"n" * BLOCK)
+                if flushes == "flushed after":
+                    with pytest.raises(Corrupt):
+                        await disk.flush()
+                await asyncio.sleep(3630.0)
+            await hold.wait_arrived()
+            assert world.blocks() == {0: b"n" * BLOCK}
+            left = killed(world.files)
+            world.faulty.outage = True
+            hold.release()
+    world.files = left
+    world.faulty.outage = False
+    seen: list[bytes] = []
+    put = MemoryBucket.put
+
+    async def put_and_look(self: MemoryBucket, *args: Any, **kwargs: Any) -> str:
+        etag = await put(self, *args, **kwargs)
+        seen.append(world.blocks()[0])
+        return etag
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryBucket, "put", put_and_look)
+        async with world.opened():
+            pass
+    assert set(seen) == {b"n" * BLOCK}
+
+
 def figures(disk: Disk) -> Any:
     return disk.statistics()["cache"]
 

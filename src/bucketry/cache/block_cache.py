@@ -100,6 +100,19 @@ class _Counts:
     epochs_not_journaled: int = 0
 
 
+def _joined(epochs: Sequence[RecoveredEpoch]) -> list[list[RecoveredEpoch]]:
+    """The epochs to replay, those together that go together. What is kept of epochs that the bucket has may be
+    in it as well, under changes of the epoch after these that were on their way when the process ended: by
+    itself it would go over them."""
+    passed = [epoch for epoch in epochs if epoch.is_passed]
+    groups = [[epoch] for epoch in epochs[len(passed) :]]
+    if groups:
+        groups[0] = passed + groups[0]
+    elif passed:
+        groups = [passed]
+    return groups
+
+
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
     """Its exception has been reported to whoever still waited; asyncio need not complain when nobody did."""
     if not future.cancelled():
@@ -579,8 +592,8 @@ class BlockCache:
             delay = math.inf
         shape = self._shape
         while now >= self._paused_until and self._upload_count < shape.in_flight_max:
-            if self._journal is not None and not self._is_settled(self._journal):
-                return  # it pumps when it is
+            if self._journal is not None and not self._may_upload(self._journal, now, delay):
+                return  # it pumps when it may
             work = self._table.next_work(now, delay, shape.data_bytes, shape.zeros_max, shape.in_flight_max)
             for block in work.incomplete:
                 if block not in self._incomplete:
@@ -600,15 +613,27 @@ class BlockCache:
             if now < due < math.inf:
                 self._timer = self._loop.call_at(due, self._on_timer)
 
-    def _is_settled(self, journal: Journal) -> bool:
+    def _may_upload(self, journal: Journal, now: float, delay: float) -> bool:
         """Whether the oldest epoch may be uploaded from: as long as a crash would bring back an older one
         from the journal, nothing that is newer may be in the bucket. If not, it is being seen to."""
         journal.note_drained(self._table.journal_epoch)
-        if journal.is_settled(self._passed()) or self._is_unsettled or self._table.due_at(0.0) is None:
+        due = self._table.due_at(delay)
+        if due is None or due > now:
+            return True
+        if self._table.held and not self._is_recovering and not self._is_told_with_held(journal):
+            return False
+        if journal.is_settled(self._passed()) or self._is_unsettled:
             return True
         if self._settling is None:
             self._settling = self._spawn(self._settle(journal))
         return False
+
+    def _is_told_with_held(self, journal: Journal) -> bool:
+        """Whether the oldest epoch is in the journal, or was refused. While the journal keeps small writes
+        into blocks that cannot be read, nothing else goes: one of these blocks may have been written whole,
+        and after a crash the small write would go over that, and not the other way round."""
+        append = self._begin_append(journal, self._table.close_oldest())
+        return append is None or append.done()
 
     def _passed(self) -> Passed:
         """What the bucket has of what the journal has, too."""
@@ -755,7 +780,8 @@ class BlockCache:
         if journal is None:
             return False
         try:
-            if not await self._append(journal, epoch):
+            append = self._begin_append(journal, epoch)
+            if append is not None and not await asyncio.shield(append):
                 return False
             if journal.brings_back(self._passed()):
                 # The epoch lacks what was in the bucket before it ended; an older one may not.
@@ -770,18 +796,18 @@ class BlockCache:
         journal.note_drained(self._table.journal_epoch)
         await journal.settle(self._passed())
 
-    async def _append(self, journal: Journal, epoch: int) -> bool:
+    def _begin_append(self, journal: Journal, epoch: int) -> asyncio.Task[bool] | None:
+        """The append of a closed epoch that is under way or was refused, or a new one; None: so long ago that
+        nothing is known of it any more, it was appended, or skipped."""
         append = self._appends.get(epoch)
-        if append is None:
-            if epoch < journal.next_epoch:
-                return True  # so long ago that nothing is known of it any more: it was appended, or skipped
+        if append is None and epoch >= journal.next_epoch:
             # Nothing waits from the end of the epoch to here, so that epochs are appended in their order.
             journal.note_drained(self._table.journal_epoch)
             held = list(self._table.held)
             append = self._loop.create_task(journal.append(epoch, self._epoch_changes(epoch)))
             self._appends[epoch] = append
             append.add_done_callback(lambda done: self._append_ended(epoch, held, done))
-        return await asyncio.shield(append)
+        return append
 
     def _append_ended(self, epoch: int, held: list[int], append: asyncio.Task[bool]) -> None:
         _mark_retrieved(append)
@@ -791,7 +817,7 @@ class BlockCache:
         else:
             self._appends.pop(epoch, None)
             self._table.hold_since(held, epoch)
-        if self._settling is not None:
+        if self._settling is not None or self._table.held:
             self._pump()  # it may have said what was waited for
 
     def _epoch_changes(self, epoch: int) -> list[Change]:
@@ -830,10 +856,13 @@ class BlockCache:
         they would have: it may have some of the first one already, and nothing of the later ones."""
         assert self._journal is not None
         self._is_recovering = True
-        for epoch in epochs:
-            self._table.number_from(epoch.number)
-            async for change in epoch.changes():
-                await self._apply(change)
+        for group in _joined(epochs):
+            self._table.number_from(group[-1].number)
+            for epoch in group:
+                async for change in epoch.changes():
+                    await self._apply(change)
+                for kept in epoch.passed.kept:
+                    self._table.hold(kept.offset // self._block_size, kept.epoch)
             self._table.begin_flush()
             self._pump()
         self._table.number_from(self._journal.next_epoch)

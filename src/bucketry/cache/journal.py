@@ -125,10 +125,16 @@ class RecoveredEpoch:
     def __init__(self, place: EpochPlace, passed: Passed, read: "_Reader", offload: Offload) -> None:
         self.number = place.number
         self.data_bytes = place.data_bytes
+        #: What the bucket had, as far as the journal could tell.
+        self.passed = passed
         self._place = place
-        self._passed = passed
         self._reader = read
         self._offload = offload
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the bucket has it, but for what is kept of it."""
+        return self.number <= self.passed.epoch
 
     async def changes(self) -> AsyncIterator[Change]:
         """Its changes in order, at most a MiB of data each. Raises Corrupt when they are not any more what
@@ -142,7 +148,7 @@ class RecoveredEpoch:
             if record.kind is Kind.BARRIER:
                 return None
             changes: list[Change] = []
-            for offset, length in self._passed.parts_of(self.number, record.offset, record.length):
+            for offset, length in self.passed.parts_of(self.number, record.offset, record.length):
                 if record.kind is Kind.WRITE:
                     at = offset - record.offset
                     changes.append(Write(offset, bytes(payload[at : at + length])))

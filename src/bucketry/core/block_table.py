@@ -626,6 +626,10 @@ class BlockTable:
         self._retire_epochs()
         return epoch.number
 
+    def close_oldest(self) -> int:
+        """End the oldest epoch if it is open, as ``begin_flush`` does; its number."""
+        return self._epochs[0].number if self._epochs[0].closed else self.begin_flush()
+
     @property
     def drained_epoch(self) -> int:
         """The newest epoch of which, as of all before it, the bucket has everything."""
@@ -653,6 +657,12 @@ class BlockTable:
         for block in blocks:
             if block in self._held:
                 self._held[block] = max(self._held[block], epoch_number)
+
+    def hold(self, block: int, epoch_number: int) -> None:
+        """Something of this epoch was set aside in ``block`` before a crash, and written into it again."""
+        slot = self._slots.get(block)
+        if slot is not None and slot.versions:
+            self._held.setdefault(block, epoch_number)
 
     def number_from(self, epoch_number: int) -> None:
         """The epoch that begins now, with nothing written yet, has this number. Numbers only grow."""
