@@ -309,7 +309,7 @@ async def test_a_replay_goes_on_when_several_uploads_failed_together() -> None:
         world.faulty.plan(Fail(), operation="put", key=f"vol/{block:08x}")
     async with asyncio.timeout(60.0), world.opened(dirty_max_bytes=4 * (BLOCK + SLOT_BYTES)):
         pass
-    assert world.blocks() == {block: b"b" * BLOCK for block in range(4)}
+    assert world.blocks() == dict.fromkeys(range(4), b"b" * BLOCK)
 
 
 async def _open_for(world: World, seconds: float) -> None:
@@ -464,8 +464,8 @@ async def test_what_was_damaged_once_and_has_arrived_does_not_come_back(
 @on_virtual_time
 @pytest.mark.parametrize("flushes", ["flushed before it turns out damaged", "flushed after", "not flushed"])
 async def test_a_small_write_never_goes_over_what_came_after_it(flushes: str) -> None:
-    """A small flushed write into a block that turns out damaged, and then the whole block, which is on its way
-    when the process is killed and arrives: at no moment it is a mixture of the two."""
+    """A small flushed write into a block that turns out damaged, and then the whole block, which is on its
+    way when the process is killed, and arrives: at no moment it is a mixture of the two."""
     world = await new_world()
     async with world.opened() as disk:
         await disk.write(0, b"o" * BLOCK)

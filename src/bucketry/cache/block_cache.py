@@ -101,9 +101,9 @@ class _Counts:
 
 
 def _joined(epochs: Sequence[RecoveredEpoch]) -> list[list[RecoveredEpoch]]:
-    """The epochs to replay, those together that go together. What is kept of epochs that the bucket has may be
-    in it as well, under changes of the epoch after these that were on their way when the process ended: by
-    itself it would go over them."""
+    """The epochs to replay, those together that go together. What is kept of epochs that the bucket has may
+    be in it as well, under changes of the next epoch that were on their way when the process ended: by itself
+    it would go over them."""
     passed = [epoch for epoch in epochs if epoch.is_passed]
     groups = [[epoch] for epoch in epochs[len(passed) :]]
     if groups:
