@@ -1,9 +1,11 @@
 """What a lease says, who may take it, and when its holder must stop."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from bucketry.core.journal import Kept, Passed
 from bucketry.core.lease import (
     SAFE_SECONDS,
     SIZE_MAX,
@@ -16,7 +18,7 @@ from bucketry.core.lease import (
     decode,
     encode,
 )
-from bucketry.errors import Corrupt, Unsupported
+from bucketry.errors import Corrupt, Invalid, Unsupported
 
 ME = Holder(host="one", boot_id="b1 pid:[1]", pid=10, start_time=1000, token=7)
 OTHER = Holder(host="two", boot_id="b2 pid:[1]", pid=20, start_time=2000, token=8)
@@ -24,7 +26,13 @@ LEASE = Lease(epoch=3, holder=OTHER, taken="2026-11-21T19:38:00Z", renewed="2026
 
 
 @pytest.mark.parametrize(
-    "lease", [LEASE, Lease(epoch=1, holder=None, taken=LEASE.taken, renewed=LEASE.renewed)]
+    "lease",
+    [
+        LEASE,
+        Lease(epoch=1, holder=None, taken=LEASE.taken, renewed=LEASE.renewed),
+        replace(LEASE, passed=Passed(7)),
+        replace(LEASE, passed=Passed(7, frozenset({Kept(3, 0, 512), Kept(5, 1024, 512)}))),
+    ],
 )
 def test_what_is_encoded_is_decoded(lease: Lease) -> None:
     """A lease survives its object."""
@@ -38,6 +46,9 @@ def test_what_is_encoded_is_decoded(lease: Lease) -> None:
         {"epoch": -1}, {"epoch": True}, {"epoch": None},
         {"taken": "today"}, {"renewed": "2026-13-01T00:00:00Z"}, {"taken": "2026-11-21T19:38:00Z\n"},
         {"duration_seconds": 0}, {"duration_seconds": 1e9}, {"duration_seconds": "60"},
+        {"passed": 7}, {"passed": {}}, {"passed": {"epoch": -1, "kept": []}},
+        {"passed": {"epoch": 1.5, "kept": []}}, {"passed": {"epoch": 7, "kept": [[1, 2]]}},
+        {"passed": {"epoch": 7, "kept": [[1, 2, "x"]]}}, {"passed": {"epoch": 7, "kept": [[[], 1, 2]]}},
     ],
     ids=str,
 )  # fmt: skip
@@ -53,6 +64,18 @@ def test_what_is_no_lease_is_corrupt(body: bytes) -> None:
     """Nor is any other object."""
     with pytest.raises(Corrupt):
         decode(body)
+
+
+def test_a_lease_says_no_more_than_can_be_read_back() -> None:
+    """However many blocks a journal keeps changes for: it is refused before it is stored."""
+    kept = [Kept(10**6, 10**12 + block, 1 << 20) for block in range(3000)]
+    sizes = []
+    with pytest.raises(Invalid, match="blocks that cannot be read are too many"):
+        for count in range(1000, 3000, 7):
+            body = encode(replace(LEASE, passed=Passed(7, frozenset(kept[:count]))))
+            assert decode(body).epoch == LEASE.epoch
+            sizes.append(len(body))
+    assert SIZE_MAX - 1000 < max(sizes) <= SIZE_MAX
 
 
 def test_a_newer_lease_is_unsupported() -> None:

@@ -16,6 +16,7 @@ from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
 from bucketry.core import lease as rules
 from bucketry.core.block_table import SLOT_BYTES
+from bucketry.core.journal import Passed
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
@@ -618,6 +619,57 @@ async def test_a_broken_journal_is_given_up_and_nothing_is_lost(operation: str) 
     except Mismatch:
         pass  # refused: that is right, too
     assert world.blocks()[0][:14] == b"and once more!"
+
+
+@pytest.mark.logs(
+    "the journal cannot say any more",
+    "not in the bucket yet",
+    "taking over the lease",
+    "replayed",
+    "lease could not be renewed",
+    required=False,
+)
+@on_virtual_time
+async def test_when_the_journal_cannot_say_what_the_bucket_has_the_lease_does() -> None:
+    """Its disk fails between two flushes that are only in the journal: the bucket gets them in their order,
+    and after a crash nothing older comes back, not even for a moment."""
+    world = await new_world()
+
+    def fail(asked: str, name: str) -> None:
+        if asked in ("write", "sync"):
+            raise OSError(errno.EIO, "broken")
+
+    async with world.opened_and_killed() as disk:
+        for content in (b"a", b"b", b"c"):
+            await disk.write(0, content * BLOCK)
+            await disk.flush()
+        hold = world.faulty.hold(operation="put", key="vol/00000000")
+        await asyncio.sleep(3600.0)
+        await hold.wait_arrived()
+        world.files.fault = fail
+        # The lease cannot be put at first: then nothing goes, and it is tried again.
+        world.faulty.plan(Fail(), operation="put", key="vol/" + LEASE_NAME, times=3)
+        hold.release()
+        await asyncio.sleep(100.0)
+        assert world.blocks() == {0: b"c" * BLOCK}
+        assert rules.decode(world.store.objects["vol/" + LEASE_NAME][1]).passed == Passed(2)
+    seen: list[bytes] = []
+    put = MemoryBucket.put
+
+    async def put_and_look(self: MemoryBucket, *args: Any, **kwargs: Any) -> str:
+        etag = await put(self, *args, **kwargs)
+        seen.append(world.blocks()[0])
+        return etag
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryBucket, "put", put_and_look)
+        for cut_short in (True, False):
+            if cut_short:
+                await _open_for(world, 2.0)  # the lease is a new one now, and the journal knows
+            else:
+                async with world.opened():
+                    pass
+    assert set(seen) == {b"c" * BLOCK}
 
 
 @pytest.mark.parametrize(

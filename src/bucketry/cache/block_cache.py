@@ -9,9 +9,9 @@ written meanwhile.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
@@ -56,6 +56,19 @@ _NEAR_BYTES = 2 << 20
 _AREA_SHARE = 1 / 4
 #: Who wants more than so many parts of a block at once reads on, most likely: it is read whole.
 _PARTS_AT_ONCE = 2
+
+
+class JournalOwner(Protocol):
+    """What says in the bucket whose a journal is."""
+
+    async def disown(self) -> None:
+        """Make the bucket say that the journal is not this volume's any more. Raises what a put raises."""
+        ...
+
+    async def note_passed(self, passed: Passed) -> None:
+        """Make the bucket say what it has of the journal. Raises Invalid when that is too much to say, and
+        what a put raises."""
+        ...
 
 
 @dataclass(slots=True)
@@ -133,12 +146,11 @@ class BlockCache:
         *,
         read_only: bool = False,
         journal: Journal | None = None,
-        disown_journal: Callable[[], Awaitable[None]] | None = None,
+        journal_owner: JournalOwner | None = None,
         zeros: ZeroMap | None = None,
     ) -> None:
-        """``journal``: a flush waits for it and not for the bucket. ``disown_journal`` makes the bucket say
-        that a journal which broke is not this volume's any more. ``zeros``: what is known to be zero already;
-        the survey adds to it."""
+        """``journal``: a flush waits for it and not for the bucket; ``journal_owner`` helps where it breaks.
+        ``zeros``: what is known to be zero already; the survey adds to it."""
         geometry = layout.geometry
         self._layout = layout
         self._geometry = geometry
@@ -148,11 +160,13 @@ class BlockCache:
         self._block_size = geometry.block_size_bytes
         self.zeros = ZeroMap(geometry.block_count) if zeros is None else zeros
         self._journal = journal
-        self._disown_journal = disown_journal
+        self._journal_owner = journal_owner
         #: Epochs that are being appended to the journal, or that it had no room for.
         self._appends: dict[int, asyncio.Task[bool]] = {}
         self._settling: asyncio.Task[None] | None = None
-        #: The journal cannot be made to say what the bucket has: uploads do not wait for that.
+        #: The journal cannot be made to say what the bucket has, so the bucket does.
+        self._is_settled_in_bucket = False
+        #: Nor can that: uploads do not wait for it.
         self._is_unsettled = False
         self._is_recovering = False
         delay = settings.write_delay_seconds
@@ -649,12 +663,30 @@ class BlockCache:
     async def _settle(self, journal: Journal) -> None:
         try:
             await self._mark(journal)
-        except BucketryError as error:
-            _log.error("the journal cannot say any more what the bucket has: %s", error)
-            self._is_unsettled = True
+        except Closed:
+            return
+        except Unavailable as error:
+            await self._settle_in_bucket(journal, error)
         finally:
             self._settling = None
         self._pump()
+
+    async def _settle_in_bucket(self, journal: Journal, cause: BucketryError) -> None:
+        passed = self._passed()
+        if not self._is_settled_in_bucket:
+            _log.error("the journal cannot say any more what the bucket has, so the bucket does: %s", cause)
+            self._is_settled_in_bucket = True
+        try:
+            if self._journal_owner is not None:
+                await self._journal_owner.note_passed(passed)
+                journal.note_told(passed)
+                return
+        except Invalid as error:
+            _log.error("nor can the bucket, until what it lacks is there: %s", error)
+        except BucketryError as error:
+            self._failed(error)
+            return
+        self._is_unsettled = True
 
     async def _upload(self, batch: list[Version], changes: list[Change]) -> None:
         error: BucketryError | None = None
@@ -844,8 +876,8 @@ class BlockCache:
                 return
         except Unavailable as error:
             _log.error("the journal is given up, flushes wait for the bucket from now on: %s", error)
-            if self._disown_journal is not None:
-                await self._disown_journal()
+            if self._journal_owner is not None:
+                await self._journal_owner.disown()
             self._journal = None
         for skipped in [each for each in self._appends if each <= epoch]:
             del self._appends[skipped]

@@ -217,6 +217,8 @@ class Journal:
             self._take_over(state.scan)
         # An epoch that was passed may not be in the journal; its number is used up all the same.
         self._newest_asked = max(self._tail.newest_epoch, head.passed.epoch)
+        #: What the bucket itself says that it has; what the head says does not count then.
+        self._told: Passed | None = None
         #: Whether anything was written under this head.
         self._is_used = state is not None
         #: The newest epoch that was refused, until it is skipped.
@@ -240,14 +242,16 @@ class Journal:
         identity: JournalIdentity,
         *,
         also: JournalIdentity | None = None,
+        passed: Passed | None = None,
         size_bytes_max: int,
         offload: Offload,
         clock: Callable[[], float] = time.perf_counter,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
-        one where there is none. ``identity`` is what the bucket says; a journal of ``also`` will do. The
-        files never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one
+        one where there is none. ``identity`` is what the bucket says; a journal of ``also`` will do.
+        ``passed`` is what the bucket says that it has of it, instead of what the journal says. The files
+        never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one
         call at a time.
 
         Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
@@ -271,6 +275,7 @@ class Journal:
                     counter=left.head.counter + 1,
                     identities=(identity,),
                     drained=left.scan.drained,
+                    passed=passed or left.head.passed,
                 )
             else:
                 head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,))
@@ -288,8 +293,8 @@ class Journal:
         if left is None:
             return journal, []
         reader = _Reader(files, left)
-        passed = left.head.passed
-        return journal, [RecoveredEpoch(place, passed, reader, offload) for place in left.scan.epochs]
+        found = head.passed
+        return journal, [RecoveredEpoch(place, found, reader, offload) for place in left.scan.epochs]
 
     def _take_over(self, found: Scan) -> None:
         self._segments = dict(
@@ -487,11 +492,20 @@ class Journal:
         while self._lag and self._lag[0][0] <= self._drained:
             self._lag.popleft()
 
+    def note_told(self, passed: Passed) -> None:
+        """The bucket says durably what it has: who opens this journal is to be told. From now on the head
+        does not need to be written for that."""
+        self._told = passed
+
+    @property
+    def _durably_passed(self) -> Passed:
+        return self._told or self._head.passed
+
     def is_settled(self, passed: Passed) -> bool:
         """Whether a crash now would bring back nothing up to an epoch but what is kept of it."""
         if not self._replayable or self._replayable[0] > passed.epoch:
             return True
-        durable = self._head.passed
+        durable = self._durably_passed
         if passed.epoch < durable.epoch:
             return True  # what an earlier use of the journal has passed is being replayed, in its order
         newest = next(epoch for epoch in reversed(self._replayable) if epoch <= passed.epoch)
@@ -499,7 +513,7 @@ class Journal:
 
     def brings_back(self, passed: Passed) -> bool:
         """Whether after a crash something would be replayed that was kept and is not any more."""
-        durable = self._head.passed
+        durable = self._durably_passed
         is_old = bool(self._replayable) and self._replayable[0] <= durable.epoch <= passed.epoch
         return is_old and not durable.kept <= passed.kept
 

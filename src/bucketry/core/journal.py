@@ -32,7 +32,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 
@@ -152,6 +152,20 @@ class Head:
     passed: Passed = Passed()
 
 
+def passed_fields(passed: Passed) -> dict[str, object]:
+    """As it stands in JSON."""
+    return {"epoch": passed.epoch, "kept": sorted(passed.kept)}
+
+
+def passed_from(fields: Any) -> Passed:
+    """Back again. Raises KeyError, TypeError or ValueError when it is something else."""
+    passed = Passed(fields["epoch"], frozenset(Kept(*each) for each in fields["kept"]))
+    numbers = [passed.epoch, *(number for kept in passed.kept for number in kept)]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("a number is none")
+    return passed
+
+
 def encode_head(head: Head) -> bytes:
     """HEAD_COPY_BYTES, which the file holds twice: one copy can be damaged or torn, and the other still
     counts. Raises Invalid when the names do not fit."""
@@ -159,7 +173,7 @@ def encode_head(head: Head) -> bytes:
         "counter": head.counter,
         "salt": head.salt.hex(),
         "drained": head.drained,
-        "passed": {"epoch": head.passed.epoch, "kept": sorted(head.passed.kept)},
+        "passed": passed_fields(head.passed),
         "identities": [
             {
                 "volume": identity.volume,
@@ -207,10 +221,7 @@ def _decode_head_copy(copy: bytes) -> Head | None:
             bytes.fromhex(fields["salt"]),
             tuple(JournalIdentity(**identity) for identity in fields["identities"]),
             int(fields["drained"]),
-            Passed(
-                int(fields["passed"]["epoch"]),
-                frozenset(Kept(*map(int, kept)) for kept in fields["passed"]["kept"]),
-            ),
+            passed_from(fields["passed"]),
         )
     except (ValueError, TypeError, KeyError):
         return None

@@ -20,12 +20,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from bucketry.errors import Corrupt, Unsupported
+from bucketry.core.journal import HEAD_COPY_BYTES, Passed, passed_fields, passed_from
+from bucketry.errors import Corrupt, Invalid, Unsupported
 
 FORMAT = "bucketry-lease"
 VERSION = 1
-#: A lease is some 400 bytes; what is longer is not ours.
-SIZE_MAX = 4096
+#: A lease is some 400 bytes, and what it may say of a journal as much as the journal's head could; what is
+#: longer is not ours.
+SIZE_MAX = 4096 + HEAD_COPY_BYTES
 _TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ", re.ASCII)
 #: How long a lease holds without being renewed. A minute: short enough to take over from a machine that died,
 #: long enough for two requests to time out (30 s each) between them.
@@ -60,13 +62,15 @@ class Holder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """What the object says. ``holder`` None: released. ``taken`` and ``renewed`` are UTC times like
-    ``2026-11-21T19:38:00Z``, for people."""
+    ``2026-11-21T19:38:00Z``, for people. ``passed``: what the bucket has of the holder's journal, when that
+    cannot say it itself, because its disk fails."""
 
     epoch: int
     holder: Holder | None
     taken: str
     renewed: str
     duration_seconds: float = DURATION_SECONDS
+    passed: Passed | None = None
 
     def __str__(self) -> str:
         if self.holder is None:
@@ -76,9 +80,9 @@ class Lease:
 
 
 def encode(lease: Lease) -> bytes:
-    """The lease as it is stored."""
+    """The lease as it is stored. Raises Invalid when it says too much of a journal."""
     holder = lease.holder
-    fields = {
+    fields: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "epoch": lease.epoch,
@@ -96,7 +100,13 @@ def encode(lease: Lease) -> bytes:
         "renewed": lease.renewed,
         "duration_seconds": lease.duration_seconds,
     }
-    return json.dumps(fields, indent=2).encode() + b"\n"
+    text = json.dumps(fields, indent=2)
+    if lease.passed is not None:
+        # On a line of its own, however much is kept.
+        text = f'{text[:-2]},\n  "passed": {json.dumps(passed_fields(lease.passed))}\n}}'
+        if len(text) >= SIZE_MAX:
+            raise Invalid(f"{len(lease.passed.kept)} blocks that cannot be read are too many for a lease")
+    return text.encode() + b"\n"
 
 
 def in_place_of_a_damaged_one(stamp: str, seconds_since_1970: int) -> Lease:
@@ -126,6 +136,7 @@ def decode(body: bytes) -> Lease:
             taken=_time(fields, "taken"),
             renewed=_time(fields, "renewed"),
             duration_seconds=_seconds(fields, "duration_seconds"),
+            passed=_passed(fields.get("passed")),
         )
     except (KeyError, TypeError) as error:
         raise Corrupt(f"its field {error} is missing or of the wrong type") from error
@@ -142,6 +153,13 @@ def _holder(fields: Mapping[str, object]) -> Holder:
         token=_whole(fields, "token"),
         former_token=_whole(fields, "former_token"),
     )
+
+
+def _passed(fields: object) -> Passed | None:
+    try:
+        return None if fields is None else passed_from(fields)
+    except (KeyError, TypeError, ValueError):
+        raise TypeError("'passed'") from None
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.cache.journal_files import Files
 from bucketry.codec.offload import Offload
-from bucketry.core.journal import JournalIdentity
+from bucketry.core.journal import JournalIdentity, Passed
 from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.lease_keeper import LeaseKeeper
@@ -59,6 +59,7 @@ class AttachedJournal:
             _identity(place, found, generation),
             # Left by an attach that had taken the lease and got no further.
             also=None if holder is None else _identity(place, found, generation, holder.token),
+            passed=None if now.lease is None else now.lease.passed,
             size_bytes_max=size_bytes_max,
             offload=offload,
         )
@@ -113,6 +114,17 @@ class AttachedJournal:
             for size_bytes in sizes_bytes
         ]
         await self.journal.relabel(*(_identity(self._place, each, self._keeper.epoch) for each in volumes))
+
+    async def disown(self) -> None:
+        """The journal cannot be emptied: from now on the bucket says that it is not the volume's."""
+        assert self._keeper is not None, "the volume is held"
+        await self._keeper.renumber()
+
+    async def note_passed(self, passed: Passed) -> None:
+        """The journal cannot say what the bucket has of it: the bucket says it. Raises Invalid when that is
+        too much to say."""
+        assert self._keeper is not None, "the volume is held"
+        await self._keeper.note_passed(passed)
 
     async def empty(self) -> None:
         """Everything is in the bucket. When that cannot be written down it does no harm: the volume is given

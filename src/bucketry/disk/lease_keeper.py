@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
 from bucketry.core import lease as rules
+from bucketry.core.journal import Passed
 from bucketry.core.lease import Claim, Holder, Lease, State, Watch
 from bucketry.core.names import LEASE_NAME
 from bucketry.disk import machine
@@ -22,6 +23,7 @@ from bucketry.errors import (
     Busy,
     Corrupt,
     Fenced,
+    Invalid,
     NotFound,
     PreconditionFailed,
     Unavailable,
@@ -244,12 +246,28 @@ class LeaseKeeper:
         assert self._lease is not None
         async with self._lock:
             # Whatever becomes of this put, which may arrive without an answer: an epoch never goes back.
-            self._lease = replace(self._lease, epoch=self._lease.epoch + 1)
+            self._lease = replace(self._lease, epoch=self._lease.epoch + 1, passed=None)
             try:
                 await self._renewed(self._lease.epoch)
             except PreconditionFailed as error:
                 self._watch.note_lost()
                 raise self._fenced() from error
+
+    async def note_passed(self, passed: Passed) -> None:
+        """Let the lease say what the bucket has of our journal. Raises Fenced when somebody else has the
+        lease, Invalid when there is too much to say."""
+        assert self._lease is not None
+        async with self._lock:
+            before = self._lease
+            self._lease = replace(before, passed=passed)
+            try:
+                await self._renewed(before.epoch)
+            except PreconditionFailed as error:
+                self._watch.note_lost()
+                raise self._fenced() from error
+            except Invalid:
+                self._lease = before  # or it could not be renewed any more
+                raise
 
     async def _renewed(self, epoch: int) -> None:
         """Put our lease anew. Raises PreconditionFailed when it is not ours any more."""

@@ -170,7 +170,7 @@ async def _attached(
         else:
             await attached.confirm(keeper)
             cache = BlockCache(
-                layout, cache_settings, journal=attached.journal, disown_journal=keeper.renumber, zeros=zeros
+                layout, cache_settings, journal=attached.journal, journal_owner=attached, zeros=zeros
             )
         disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics}, grow=grow)
         if keeper.is_lost:
