@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -142,17 +143,23 @@ async def test_a_block_that_was_written_to_its_end_is_uploaded_at_once() -> None
 
 
 @on_virtual_time
-async def test_a_block_that_is_rewritten_is_uploaded_once_a_delay() -> None:
-    """However often it is written from its first byte to its last."""
+@pytest.mark.parametrize("size", [BLOCK, 100])
+async def test_a_block_that_is_rewritten_is_uploaded_once_in_eight_delays(size: int) -> None:
+    """However often, and whether or not it is written from its first byte to its last; others go at their
+    time."""
     async with running(write_delay_seconds=0.5) as (cache, layout):
-        for number in range(100):
-            await cache.write(1, 0, block_of(number % 7 + 1))
+        uploads: list[Any] = []
+        for number in range(600):
+            if number == 500:
+                await cache.write(2, 0, b"once")
+            await cache.write(1, 0, block_of(number % 7 + 1)[:size])
             await asyncio.sleep(0.02)
-        uploads = figure(cache, "uploads")
-        assert isinstance(uploads, int)
-        assert 2 <= uploads <= 5
+            uploads.append(figure(cache, "uploads"))
+        assert layout.blocks.keys() == {1, 2}
+        assert uploads[-1] - uploads[499] <= 2
+        assert 4 <= uploads[-1] <= 6
         await cache.flush()
-        assert layout.blocks == {1: block_of(99 % 7 + 1)}
+        assert layout.blocks[1][:size] == block_of(599 % 7 + 1)[:size]
 
 
 @on_virtual_time

@@ -592,3 +592,32 @@ def test_what_was_set_aside_before_a_crash_is_held_until_it_has_arrived() -> Non
     (version,) = take(table)
     finish(table, version)
     assert table.held == {}
+
+
+def test_a_block_that_is_rewritten_waits_longer_than_others() -> None:
+    """And keeps none of them waiting; a flush waits for both."""
+    table = BlockTable(BLOCK, ZeroMap(BLOCKS), 8 * ONE, 8 * ONE, rest_seconds=8.0, rewritten_delays=4.0)
+    table.write(1, 0, b"small", 0.0)
+    assert table.due_at(2.0) == 2.0
+    table.insert(1, bytes(BLOCK))
+    (version,) = take(table)
+    table.finish(version, ok=True, now=3.0)
+    table.write(1, 0, b"again", 4.0)  # four seconds after it was begun
+    assert table.due_at(2.0) == 12.0
+    table.write(2, 0, b"other", 5.0)
+    assert table.due_at(2.0) == 7.0
+    assert table.next_work(7.0, 2.0, BLOCK, 4, 4).incomplete == [2]
+
+
+def test_a_flush_makes_no_difference_between_them() -> None:
+    table = BlockTable(BLOCK, ZeroMap(BLOCKS), 8 * ONE, 8 * ONE, rest_seconds=8.0, rewritten_delays=4.0)
+    for _ in range(2):
+        table.write(1, 0, b"w" * BLOCK, 1.0)
+        for version in take(table):
+            finish(table, version)
+    table.write(1, 0, b"v" * BLOCK, 1.0)
+    table.write(2, 0, b"part", 1.0)
+    assert table.next_work(1.0, 2.0, 9 * BLOCK, 4, 4).uploads == []
+    table.begin_flush()
+    work = table.next_work(1.0, 2.0, 9 * BLOCK, 4, 4)
+    assert ([version.block for version in work.uploads], work.incomplete) == ([1], [2])

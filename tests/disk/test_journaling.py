@@ -313,6 +313,30 @@ async def test_a_replay_goes_on_when_several_uploads_failed_together() -> None:
     assert world.blocks() == dict.fromkeys(range(4), b"b" * BLOCK)
 
 
+@pytest.mark.logs("is kept in memory until", "replayed", "taking over the lease", required=False)
+@on_virtual_time
+async def test_a_replay_goes_on_past_a_block_that_cannot_be_read() -> None:
+    """Though there is room for one block only, and the one that is set aside takes it."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"o" * BLOCK)
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        for n, content in enumerate((b"one", b"two", b"three")):
+            await disk.write(n * BLOCK, content)
+            await disk.flush()
+    world.faulty.plan(FlipBit(), operation="get", key="vol/00000000", times=4)
+    async with asyncio.timeout(30.0), world.opened(dirty_max_bytes=1) as disk:
+        await asyncio.sleep(10.0)
+        assert figures(disk)["aside_count"] == 1
+        assert bytes(await disk.read(0, 5)) == b"oneoo"
+    assert [content[:5] for _, content in sorted(world.blocks().items())] == [
+        b"oneoo",
+        b"two\0\0",
+        b"three",
+    ]
+
+
 async def _open_for(world: World, seconds: float) -> None:
     """Attach, and be killed after a while."""
     with pytest.raises(Unfinished):

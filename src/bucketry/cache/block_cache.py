@@ -38,11 +38,12 @@ _FAILURE_PAUSE_MAX_SECONDS = 15.0
 _ASIDE_PAUSE_SECONDS = 60.0
 #: A dirty cache this full stops waiting for more writes to come and uploads what it has.
 _PRESSURE_RATIO = 0.5
-#: A block that is begun again within so many write delays is rewritten: it waits for more writes, also when
-#: it is written from its first byte to its last.
+#: A block that is begun again within so many write delays is rewritten: it waits for more writes, as many
+#: delays, also when it is written from its first byte to its last. With the default delay that is two
+#: seconds, less than what file systems leave between their own commits (five and more).
 _REST_DELAYS = 8
-#: Who sets a longer write delay wants few requests: then every block waits.
-_READY_DELAY_MAX = 1.0
+#: Who sets a longer write delay wants few requests: then every block waits, and none longer than that.
+_LONG_DELAY_SECONDS = 1.0
 #: Zeroing a range of more blocks waits for the survey first: what does not exist then needs no slot and no
 #: request.
 _ZERO_WITHOUT_SURVEY_MAX = 1024
@@ -169,14 +170,15 @@ class BlockCache:
         #: Nor can that: uploads do not wait for it.
         self._is_unsettled = False
         self._is_recovering = False
-        delay = settings.write_delay_seconds
+        is_long = settings.write_delay_seconds > _LONG_DELAY_SECONDS
         self._table = BlockTable(
             self._block_size,
             self.zeros,
             settings.memory_bytes,
             settings.dirty_max_bytes,
             keep_changes=journal is not None,
-            rest_seconds=_REST_DELAYS * delay if delay <= _READY_DELAY_MAX else math.inf,
+            rest_seconds=math.inf if is_long else _REST_DELAYS * settings.write_delay_seconds,
+            rewritten_delays=1.0 if is_long else _REST_DELAYS,
         )
         self._read_ahead = ReadAhead(
             geometry.block_count,
@@ -206,6 +208,8 @@ class BlockCache:
         self._tasks: set[asyncio.Task[None]] = set()
         self._upload_count = 0
         self._timer: asyncio.Handle | None = None
+        #: When it comes; without end: there is none.
+        self._timer_at = math.inf
         #: Set while a turn of the event loop is awaited, for uploads that need not wait any longer.
         self._soon: asyncio.Handle | None = None
         self._pause_seconds = 0.0
@@ -519,10 +523,11 @@ class BlockCache:
         """Put bytes into a block if that needs no waiting; False: nothing was done."""
         if not self._table.can_write(block):
             return False
-        ready = self._table.write(block, start, data, self._loop.time())
+        now = self._loop.time()
+        ready = self._table.write(block, start, data, now)
         if ready and self._soon is None and self._upload_count < self._shape.in_flight_max:
             self._soon = self._loop.call_soon(self._on_soon)
-        if self._timer is None:
+        if now + self._settings.write_delay_seconds < self._timer_at:
             self._arm()
         return True
 
@@ -583,12 +588,19 @@ class BlockCache:
 
     def _arm(self) -> None:
         """Something became dirty: see to it that it is uploaded in time."""
-        if self._timer is None:
-            delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
-            self._timer = self._loop.call_later(delay, self._on_timer)
+        delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
+        self._pump_at(self._loop.time() + delay)
+
+    def _pump_at(self, when: float) -> None:
+        """See to it then, or earlier."""
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         self._pump()
 
     def _on_soon(self) -> None:
@@ -621,11 +633,11 @@ class BlockCache:
             # turns out zero later has none.
             self._spawn(self._upload(work.uploads, [self._change(version) for version in work.uploads]))
         due = self._table.due_at(delay)
-        if self._timer is None and due is not None and self._upload_count < shape.in_flight_max:
+        if due is not None and self._upload_count < shape.in_flight_max:
             due = max(due, self._paused_until)
             # Else the blocks that are being completed are waited for, and pump when they are.
-            if now < due < math.inf:
-                self._timer = self._loop.call_at(due, self._on_timer)
+            if now < due:
+                self._pump_at(due)
 
     def _may_upload(self, journal: Journal, now: float, delay: float) -> bool:
         """Whether the oldest epoch may be uploaded from: as long as a crash would bring back an older one
@@ -731,8 +743,7 @@ class BlockCache:
         _log.error("%d bytes are not in the bucket yet, trying again: %s", self._table.dirty_bytes, error)
         # Whatever failed belongs to the oldest epoch, which every flush waits for.
         self._fail_flushes(error)
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._paused_until, self._on_timer)
+        self._pump_at(self._paused_until)
 
     def _incomplete_failed(self, block: int, error: BucketryError) -> None:
         """What is around a small write could not be read, so it cannot be uploaded."""
@@ -744,6 +755,7 @@ class BlockCache:
             )
             self._table.set_aside(block)
             self._settle_flushes()
+            self._wake_room_waiters()  # a replay waits for older epochs, of which this may have been the last
             self._pump()
             if self._aside_timer is None and not self._closed:
                 self._aside_timer = self._loop.call_later(_ASIDE_PAUSE_SECONDS, self._on_aside_timer)

@@ -18,7 +18,8 @@ So the bucket always holds everything up to some flush, and of what came after o
 what a disk with a cache and working barriers would hold.
 
 **Ready.** Most of what is written waits a while for more writes to the same block. A block that was written
-from its first byte to its last has had them, and may go at once; unless it is rewritten all the time.
+from its first byte to its last has had them, and may go at once. A block that is rewritten all the time never
+is ready, and waits longer than others: each upload of it is soon outdated.
 
 **Versions.** What a block must become in the bucket, for one epoch, is a Version. A slot's newest version
 shares the slot's bytes. A write in a later epoch, or while the version is on its way, leaves that version its
@@ -74,7 +75,8 @@ class Version:
     ``changed`` is what was written in its epoch, None when that is not kept, or all of it."""
 
     __slots__ = (
-        "block", "changed", "data", "dirty_since", "epoch", "first_written", "known", "state", "written_to",
+        "block", "changed", "data", "dirty_since", "epoch", "first_written", "is_rewritten", "known", "state",
+        "written_to",
     )  # fmt: skip
 
     def __init__(
@@ -85,8 +87,12 @@ class Version:
         known: Ranges | None,
         changed: Ranges | None,
         now: float,
+        *,
+        is_rewritten: bool,
     ) -> None:
         self.block = block
+        #: Whether the one before it was begun only just before.
+        self.is_rewritten = is_rewritten
         self.epoch = epoch
         self.data = data
         self.known = known
@@ -96,7 +102,7 @@ class Version:
         self.first_written = now
         self.state = _WAITING
         #: How far it was written from its first byte on, one write after the other; None when nobody minds.
-        self.written_to: int | None = None
+        self.written_to = None if is_rewritten else 0
 
     @property
     def cost_bytes(self) -> int:
@@ -134,16 +140,20 @@ class Slot:
 class Epoch:
     """The writes between two flushes that the bucket does not have yet."""
 
-    __slots__ = ("blocked", "closed", "number", "ready", "touched", "uploading", "waiting")
+    __slots__ = (
+        "blocked", "closed", "number", "ready", "rewritten", "rising", "touched", "uploading", "waiting",
+    )  # fmt: skip
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.closed = False
         #: Whether anything was written in it, even if the bucket has all of that by now.
         self.touched = False
-        #: First dirtied first.
         self.waiting: dict[int, Version] = {}
-        #: Those of them that need not wait for more writes.
+        #: They are of two kinds, each with the first dirtied first: those that are rewritten, and the others.
+        self.rewritten: dict[int, Version] = {}
+        self.rising: dict[int, Version] = {}
+        #: Those of the latter that need not wait for more writes.
         self.ready: dict[int, Version] = {}
         self.blocked: dict[int, Version] = {}
         self.uploading: dict[int, Version] = {}
@@ -151,6 +161,20 @@ class Epoch:
     @property
     def is_empty(self) -> bool:
         return not (self.waiting or self.uploading)
+
+    def wait(self, version: Version) -> None:
+        """It waits for its upload, from now on or again."""
+        version.state = _WAITING
+        self.waiting[version.block] = version
+        kind = self.rewritten if version.is_rewritten else self.rising
+        kind[version.block] = version
+
+    def take(self, block: int) -> Version:
+        """The version of a block that waits; it waits no more."""
+        self.rewritten.pop(block, None)
+        self.rising.pop(block, None)
+        self.ready.pop(block, None)
+        return self.waiting.pop(block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +220,14 @@ class BlockTable:
         *,
         keep_changes: bool = False,
         rest_seconds: float = math.inf,
+        rewritten_delays: float = 1.0,
     ) -> None:
         """``keep_changes``: ``changes`` shall tell what was written in an epoch, for a journal.
         ``rest_seconds``: a block that was begun again within so long is one that is rewritten; it always
-        waits for more writes."""
+        waits for more writes, ``rewritten_delays`` times as long as others."""
         self._keep_changes = keep_changes
         self._rest_seconds = rest_seconds
+        self._rewritten_delays = rewritten_delays
         self.block_size_bytes = block_size_bytes
         self.zeros = zeros
         self._one = block_size_bytes + SLOT_BYTES
@@ -416,9 +442,8 @@ class BlockTable:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
         epoch.touched = True
         changed = Ranges() if self._keep_changes and data is not None else None
-        version = Version(block, epoch, data, known, changed, now)
-        if now - slot.begun > self._rest_seconds:
-            version.written_to = 0
+        is_rewritten = now - slot.begun <= self._rest_seconds
+        version = Version(block, epoch, data, known, changed, now, is_rewritten=is_rewritten)
         slot.begun = now
         if not versions and block in self._clean:
             self._clean.remove(block)
@@ -426,7 +451,7 @@ class BlockTable:
             version.state = _BLOCKED
             epoch.blocked[block] = version
         else:
-            epoch.waiting[block] = version
+            epoch.wait(version)
         versions.append(version)
         slot.data, slot.known = data, known
         self._dirty_bytes += version.cost_bytes
@@ -486,25 +511,29 @@ class BlockTable:
                 break
         for version in work.uploads:
             self._drop_before(version)
-            del epoch.waiting[version.block]
-            epoch.ready.pop(version.block, None)
+            epoch.take(version.block)
             epoch.uploading[version.block] = version
             version.state = _UPLOADING
         return work
 
     def _due(self, epoch: Epoch, now: float, delay_seconds: float) -> Iterator[Version]:
         """What may go of an epoch: first what has waited long enough, then what need not wait."""
-        for version in epoch.waiting.values():
-            # The very sum that timers are set for: a difference may be rounded the other way, and the
-            # timer come a moment too early, for nothing.
-            if not epoch.closed and version.dirty_since + delay_seconds > now:
-                break
-            yield version
-        else:
+        for versions, delay in self._kinds(epoch, delay_seconds):
+            for version in versions.values():
+                # The very sum that timers are set for: a difference may be rounded the other way, and the
+                # timer come a moment too early, for nothing.
+                if not epoch.closed and version.dirty_since + delay > now:
+                    break
+                yield version
+        if epoch.closed:
             return
         for version in epoch.ready.values():
             if now < version.dirty_since + delay_seconds < math.inf:  # else it was among the first
                 yield version
+
+    def _kinds(self, epoch: Epoch, delay_seconds: float) -> tuple[tuple[dict[int, Version], float], ...]:
+        """What waits in an epoch, and how long each kind does."""
+        return (epoch.rising, delay_seconds), (epoch.rewritten, self._rewritten_delays * delay_seconds)
 
     def _turn_to_zero(self, version: Version) -> None:
         slot = self._slots[version.block]
@@ -517,11 +546,14 @@ class BlockTable:
         """When the next version may go, by the clock of ``now``: inf if it has to wait until its epoch is
         closed, -inf if a flush waits for it or it is ready; None when there is none."""
         epoch = self._epochs[0]
-        for version in epoch.waiting.values():
-            if epoch.closed or (epoch.ready and delay_seconds < math.inf):
-                return -math.inf
-            return version.dirty_since + delay_seconds
-        return None
+        if epoch.waiting and (epoch.closed or (epoch.ready and delay_seconds < math.inf)):
+            return -math.inf
+        due = None
+        for versions, delay in self._kinds(epoch, delay_seconds):
+            for version in versions.values():
+                due = version.dirty_since + delay if due is None else min(due, version.dirty_since + delay)
+                break
+        return due
 
     def finish(self, version: Version, *, ok: bool, now: float) -> None:
         """The upload of ``version`` has ended."""
@@ -531,13 +563,11 @@ class BlockTable:
         if newer is not None:
             if not ok:
                 newer.inherit(version)
-            newer.state = _WAITING
             newer.dirty_since = now
-            epoch.waiting[block] = newer
+            epoch.wait(newer)
         if not ok and newer is None:
-            version.state = _WAITING
             version.dirty_since = now
-            epoch.waiting[block] = version
+            epoch.wait(version)
             return
         slot = self._slots[block]
         assert slot.versions[0] is version, "versions of a block go in their order"
@@ -567,7 +597,7 @@ class BlockTable:
         version = epoch.waiting.get(block)
         if slot is None or version is None or version.known is None:
             return  # it has been written whole meanwhile
-        del epoch.waiting[block]
+        epoch.take(block)
         version.state = _ASIDE
         self._drop_before(version)
         self._aside.add(block)
@@ -603,9 +633,9 @@ class BlockTable:
             slot.versions[1].inherit(version)
             self._drop_oldest(slot)
             return
-        version.epoch, version.state = epoch, _WAITING
+        version.epoch = epoch
         epoch.touched = True
-        epoch.waiting[block] = version
+        epoch.wait(version)
 
     def oldest_written(self) -> float | None:
         """When the oldest write that the bucket lacks was made; None when it lacks none. For statistics: it
