@@ -201,9 +201,43 @@ def test_a_window_of_nothing_fetches_nothing() -> None:
 
 def test_known_blocks_are_passed_over() -> None:
     """A hole in a file costs nothing and does not end the stream: what lies behind it is fetched in time."""
-    ahead = ReadAhead(1000, 8, lambda block: 10 <= block < 500)
+
+    def next_stored(first: int, stop: int) -> int:
+        return min(stop, 500) if 10 <= first < 500 else first
+
+    ahead = ReadAhead(1000, 8, nothing, next_stored=next_stored)
     fetched = [block for n in range(20) for block in ahead.note_read(n, n + 1)]
     assert fetched == [*range(2, 10), *range(500, 508)]
+
+
+def test_what_is_in_memory_is_passed_over() -> None:
+    """In large steps too: the reader never comes to the end of what was looked at."""
+    for step in (1, 8, 300):
+        ahead = ReadAhead(10_000, 600, lambda block: 10 <= block < 5000)
+        told = [(n, block) for n in range(0, 6000, step) for block in ahead.note_read(n, n + step)]
+        fetched = [block for _, block in told if 10 <= block < 5900]
+        assert fetched == list(range(5000, 5900))
+        assert min(block - n for n, block in told if block >= 10) >= step
+
+
+def test_who_jumps_about_in_memory_is_no_work() -> None:
+    """Now and then he comes to where he has been, which looks like a stream: not all that is known behind it
+    is looked at. Who does go on there is fetched ahead of as soon as something is unknown."""
+    looked_at = []
+
+    def known(block: int) -> bool:
+        looked_at.append(block)
+        return block < 5000
+
+    ahead = ReadAhead(10_000, 8, known)
+    dice = random.Random(1)
+    for _ in range(10_000):
+        looked_at.clear()
+        block = dice.randrange(500)
+        assert ahead.note_read(block, block + 1) == []
+        assert len(looked_at) <= ReadAhead.KNOWN_MAX
+    fetched = [block for n in range(4000, 5100) for block in ahead.note_read(n, n + 1)]
+    assert fetched == list(range(5000, 5100 + 8))
 
 
 def test_a_reader_of_a_hole_is_no_work() -> None:

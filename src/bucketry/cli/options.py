@@ -351,8 +351,9 @@ process_options = _group(
             type=SECONDS,
             default=CacheSettings().write_delay_seconds,
             show_default=True,
-            help="A changed block waits so long for more changes. With 1 s or less, one that was written from "
-            "first byte to last does not, and one that is rewritten all the time waits eight times as long.",
+            help="A changed block waits so long for more changes. With 1 s or less, one that was written "
+            "from first byte to last does not, and one that is rewritten all the time waits eight times as "
+            "long.",
         ),
     ],
 )

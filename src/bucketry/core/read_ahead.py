@@ -57,6 +57,10 @@ class ReadAhead:
     #: So far ahead unknown blocks are looked for, per step: a hole larger than that is passed in several
     #: steps.
     LOOK_MAX = 4096
+    #: Of those so many that are known and not zero, or twice as many as are being read: each of them is
+    #: looked at, which takes 2 µs. A reader who goes through what is in memory needs no more, for the next
+    #: step goes on from there.
+    KNOWN_MAX = 16
     #: A window grows so fast: from the kernel's first request of 512 KiB to all that can be under way in two
     #: steps, of which each may wait for the bucket.
     GROWTH = 4
@@ -166,7 +170,7 @@ class ReadAhead:
             self._guesses = min(self._guesses + 2, self.GUESSES_MAX)
         stream.next_block = stop
         stream.window = min(max(self.GROWTH * stream.window, stop - first), self._window_max)
-        return self._fetch(stream)
+        return self._fetch(stream, stop - first)
 
     def _guess(self, stream: _Stream, size: int) -> list[int]:
         """What a stream that has just begun will ask for next, if such guesses have been right."""
@@ -175,7 +179,7 @@ class ReadAhead:
             return []
         self._guesses -= 1
         stream.window = min(size, self._window_max)
-        blocks = self._fetch(stream)
+        blocks = self._fetch(stream, size)
         stream.window = 0  # it has not gone on yet
         return blocks
 
@@ -226,18 +230,22 @@ class ReadAhead:
             self._area_wasted_blocks += 1
             self._allowance = max(self._allowance - 1, self._allowance_min)
 
-    def _fetch(self, stream: _Stream) -> list[int]:
-        """The unknown blocks within the window, beyond those fetched before."""
+    def _fetch(self, stream: _Stream, step: int) -> list[int]:
+        """The unknown blocks within the window, beyond those fetched before. The reader goes on in steps of
+        so many blocks."""
         blocks: list[int] = []
         at = max(stream.fetched_to, stream.next_block)
         end = min(self._block_count, at + self.LOOK_MAX)
+        known_left = max(self.KNOWN_MAX, 2 * step)
         # The window is how far ahead we are, in blocks that cost something; what is fetched and still unread
         # counts.
-        while at < end and stream.unused_count < stream.window:
+        while at < end and known_left and stream.unused_count < stream.window:
             at = self._next_stored(at, end)
             if at == end:
                 break
-            if not self._is_known(at):
+            if self._is_known(at):
+                known_left -= 1
+            else:
                 blocks.append(at)
                 stream.unused_count += 1
                 self._unused[at] = stream
