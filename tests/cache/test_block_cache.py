@@ -410,6 +410,19 @@ async def test_a_reader_gets_what_was_written_before_it_asked() -> None:
         assert [bytes(part) for part in await reader][1] == b"mine" + b"\x09" * (BLOCK - 4)
 
 
+@on_virtual_time
+async def test_uploads_begin_before_anybody_has_to_wait() -> None:
+    """When half of what may be dirty is, whatever the delay."""
+    async with running(dirty_blocks=8) as (cache, layout):
+        for n in range(4):
+            await cache.write(n, 0, block_of(n + 1))
+        await asyncio.sleep(1.0)
+        assert layout.blocks == {}
+        await cache.write(4, 0, block_of(5))
+        await asyncio.sleep(1.0)
+        assert layout.blocks == {n: block_of(n + 1) for n in range(4)}  # and half is left
+
+
 async def test_writers_wait_for_room_and_go_on() -> None:
     """Above the dirty limit writers wait; each upload lets them on; nothing is lost on the way."""
     async with running(dirty_blocks=4) as (cache, layout):
@@ -422,6 +435,49 @@ async def test_writers_wait_for_room_and_go_on() -> None:
         await asyncio.gather(*writers)
         await cache.flush()
         assert layout.blocks == {n: block_of(n + 1) for n in range(12)}
+
+
+@on_virtual_time
+async def test_writers_are_let_in_in_their_order_and_not_all_at_once() -> None:
+    """Of many who wait each upload wakes as many as it makes room for, those first who came first; and who
+    gives up in his turn leaves it to the next."""
+    count, dirty = 400, 4
+    layout = MemoryLayout(Geometry(BLOCK * count, BLOCK))
+    async with running(layout, dirty_blocks=dirty, write_delay_seconds=0.0) as (cache, _):
+        done: list[int] = []
+
+        async def write(block: int) -> None:
+            await cache.write(block, 0, block_of(block % 200 + 1))
+            done.append(block)
+
+        layout.commit_gate.close()
+        writers = [asyncio.create_task(write(n)) for n in range(count)]
+        await until(lambda: figure(cache, "waiting_for_room_count") == count - dirty)
+        for n in range(dirty, count, 3):
+            writers[n].cancel()
+        layout.commit_gate.open()
+        results = await asyncio.gather(*writers, return_exceptions=True)
+        left = [n for n in range(count) if n < dirty or (n - dirty) % 3]
+        assert done == left
+        assert [n for n, result in enumerate(results) if result is None] == left
+        assert cache.statistics()["cache"]["room_waits"] <= count + dirty  # type: ignore[index]
+
+
+@on_virtual_time
+async def test_a_writer_that_is_cancelled_when_it_was_let_in_leaves_its_room_to_the_next() -> None:
+    async with running(dirty_blocks=1, write_delay_seconds=0.0) as (cache, layout):
+        layout.commit_gate.close()
+        await cache.write(0, 0, block_of(1))
+        first, second = (asyncio.create_task(cache.write(n, 0, block_of(n + 1))) for n in (1, 2))
+        await until(lambda: figure(cache, "waiting_for_room_count") == 2)
+        layout.commit_gate.open()
+        while figure(cache, "waiting_for_room_count") == 2:
+            await asyncio.sleep(0)
+        assert not first.done()
+        first.cancel()
+        async with asyncio.timeout(1.0):
+            await second
+        assert first.cancelled()
 
 
 async def test_memory_stays_within_its_limit() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
+from bucketry.cache import block_cache
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
@@ -174,7 +175,7 @@ BUGS = [
         "who waits for room is not woken",
         BlockCache,
         "_upload",
-        "self._wake_room_waiters()",
+        "self._let_in()",
         "pass",
     ),
     Bug(
@@ -189,9 +190,9 @@ BUGS = [
         "a timer comes too early by rounding",
         BlockTable,
         "_due",
-        "version.dirty_since + delay_seconds > now:\n            break",
-        "version.dirty_since > now - delay_seconds:\n                break",
-        found_at=144,
+        "version.dirty_since + delay > now:",
+        "version.dirty_since > now - delay:",
+        found_at=660,
     ),
     Bug(
         "closing does not wait for the uploads",
@@ -252,10 +253,10 @@ BUGS = [
     Bug(
         "a flush does not wait for the journal",
         BlockCache,
-        "_append",
-        "return await asyncio.shield(append)",
-        "return True",
-        found_at=389,
+        "_journaled",
+        "if append is not None and not await asyncio.shield(append):",
+        "if False:",
+        found_at=301,
     ),
     Bug(
         "a journal is replayed over what somebody else has written",
@@ -268,10 +269,10 @@ BUGS = [
     Bug(
         "an epoch goes to the bucket before the journal says that it has the older ones",
         BlockCache,
-        "_is_settled",
-        "return False",
-        "return True",
-        found_at=96,
+        "_may_upload",
+        "if journal.is_settled(self._passed()) or self._is_unsettled:",
+        "if True:",
+        found_at=275,
     ),
     Bug(
         "that the bucket has an epoch is said in the journal, and not durably",
@@ -296,6 +297,45 @@ BUGS = [
         " and durable.kept <= passed.kept",
         "",
         found_at=2449,
+    ),
+    Bug(
+        "what is kept of older epochs is replayed by itself",
+        block_cache,
+        "_joined",
+        "groups[0] = passed + groups[0]",
+        "groups = [[epoch] for epoch in passed] + groups",
+        found_at=5945,
+    ),
+    Bug(
+        "while something is kept, an epoch goes before the journal has it",
+        BlockCache,
+        "_is_told_with_held",
+        "return append is None or append.done()",
+        "return True",
+    ),
+    Bug(
+        "nobody says what the bucket has of a journal that cannot",
+        BlockCache,
+        "_settle_in_bucket",
+        "await self._journal_owner.note_passed(passed)",
+        "pass",
+        found_at=5483,
+    ),
+    Bug(
+        "a replay does not come back after the last of several failures",
+        BlockTable,
+        "due_at",
+        "return -math.inf",
+        "return delay_seconds",
+        found_at=7321,
+    ),
+    Bug(
+        "a replay does not hear that a block was set aside",
+        BlockCache,
+        "_incomplete_failed",
+        "self._let_in()",
+        "pass",
+        found_at=5804,
     ),
     Bug(
         "what was zeroed is not replayed",

@@ -9,6 +9,7 @@ written meanwhile.
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -204,7 +205,9 @@ class BlockCache:
         #: Blocks that are being loaded so that they can be uploaded.
         self._incomplete: set[int] = set()
         self._flushes: list[_Flush] = []
-        self._room_waiters: list[asyncio.Future[None]] = []
+        #: Who waits for room, in line; and how many were let in and have not come yet.
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._let_in_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._upload_count = 0
         self._timer: asyncio.Handle | None = None
@@ -269,6 +272,7 @@ class BlockCache:
                 await self.read([Span(block, 0, self._block_size)])
             # From the look to the write nothing waits, or an older content might go over a newer one.
             elif self.write_nowait(block, 0, bytes(view)):
+                self._let_in()
                 await self.drain()
                 return
             else:
@@ -302,14 +306,14 @@ class BlockCache:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._wake_room_waiters()
+        self._let_in(everybody=True)
         self._fail_flushes(Closed("the disk was closed"))
         return lost
 
     def fail(self, error: BucketryError) -> None:
         """Nothing will be uploaded any more: whoever waits for that hears ``error``, now and from now on."""
         self._failure = error
-        self._wake_room_waiters()
+        self._let_in(everybody=True)
         self._fail_flushes(error)
 
     def _fail_flushes(self, error: BucketryError) -> None:
@@ -527,7 +531,9 @@ class BlockCache:
         ready = self._table.write(block, start, data, now)
         if ready and self._soon is None and self._upload_count < self._shape.in_flight_max:
             self._soon = self._loop.call_soon(self._on_soon)
-        if now + self._settings.write_delay_seconds < self._timer_at:
+        if now + self._settings.write_delay_seconds < self._timer_at or (
+            now < self._timer_at and self._table.dirty_ratio > _PRESSURE_RATIO
+        ):
             self._arm()
         return True
 
@@ -538,18 +544,28 @@ class BlockCache:
     async def write(self, block: int, start: int, data: BytesLike) -> None:
         """Put bytes into a block, waiting for room where needed."""
         self._check_open()
+        waited = False
         while not self.write_nowait(block, start, data):
-            await self._wait_for_room()
-            self._check_open()
+            await self._wait_for_room(again=waited)
+            waited = True
+        if waited:
+            self._let_in()
+            if self._room_waiters:
+                self._pump()
 
     async def zero(self, block: int) -> None:
         """Zero a whole block, waiting for room where needed."""
         self._check_open()
+        waited = False
         while not self._table.can_write(block):
-            await self._wait_for_room()
-            self._check_open()
+            await self._wait_for_room(again=waited)
+            waited = True
         self._table.zero(block, self._loop.time())
         self._arm()
+        if waited:
+            self._let_in()
+            if self._room_waiters:
+                self._pump()
 
     async def zero_blocks(self, first: int, stop: int) -> None:
         """Whole blocks become zeros. Those known to be zero cost nothing, the others a slot each until they
@@ -565,24 +581,44 @@ class BlockCache:
                 await asyncio.sleep(0)
             block = self.zeros.next_nonzero(block + 1, stop)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, *, again: bool = False) -> None:
+        """Wait in line until there may be room; ``again``: at its head, for who was let in and came too late.
+        Who has taken less than there was lets others in."""
         self._check_may_upload()
         self._counts.room_waits += 1
         waiter = self._loop.create_future()
-        self._room_waiters.append(waiter)
+        if again:
+            self._room_waiters.appendleft(waiter)
+        else:
+            self._room_waiters.append(waiter)
         self._pump()
-        await waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._let_in_count -= 1
+                self._let_in()  # it was our turn
+            raise
+        self._let_in_count -= 1
         self._check_may_upload()
+        self._check_open()
 
     def _check_may_upload(self) -> None:
         if self._failure is not None:
             raise type(self._failure)(str(self._failure))
 
-    def _wake_room_waiters(self) -> None:
-        waiters, self._room_waiters = self._room_waiters, []
-        for waiter in waiters:
+    def _let_in(self, *, everybody: bool = False) -> None:
+        """Wake as many of those who wait for room as there is room for: to wake all of them each time would
+        take longer than an upload where many wait. A replay, which nobody else waits beside, looks for
+        itself."""
+        everybody = everybody or self._is_recovering
+        room = len(self._room_waiters) if everybody else self._table.room_blocks - self._let_in_count
+        while room > 0 and self._room_waiters:
+            waiter = self._room_waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+                self._let_in_count += 1
+                room -= 1
 
     # -- uploading -------------------------------------------------------------------------------------------
 
@@ -728,7 +764,7 @@ class BlockCache:
             self._settle_flushes()
         else:
             self._failed(error)
-        self._wake_room_waiters()
+        self._let_in()
         self._pump()
 
     def _failed(self, error: BucketryError) -> None:
@@ -755,7 +791,7 @@ class BlockCache:
             )
             self._table.set_aside(block)
             self._settle_flushes()
-            self._wake_room_waiters()  # a replay waits for older epochs, of which this may have been the last
+            self._let_in()  # a replay waits for older epochs, of which this may have been the last
             self._pump()
             if self._aside_timer is None and not self._closed:
                 self._aside_timer = self._loop.call_later(_ASIDE_PAUSE_SECONDS, self._on_aside_timer)
@@ -934,7 +970,6 @@ class BlockCache:
         whole, as it was in memory before the crash."""
         while not self._table.can_write(block) and not self._table.is_drained_but_open:
             await self._wait_for_room()
-            self._check_open()
 
     async def _drain(self, epoch: int) -> None:
         if self._table.is_drained(epoch):

@@ -300,6 +300,12 @@ class BlockTable:
         """Whether any ``count`` blocks may be changed now."""
         return self._dirty_bytes + count * self._one <= self._dirty_bytes_max
 
+    @property
+    def room_blocks(self) -> int:
+        """How many blocks may be changed now, whichever they are."""
+        room = (self._dirty_bytes_max - self._dirty_bytes) // self._one
+        return max(room, 0 if self._dirty_bytes else 1)
+
     def _is_open(self, version: Version) -> bool:
         """Whether more may be written into this version."""
         return version.epoch is self._epochs[-1] and version.state is not _UPLOADING
