@@ -272,7 +272,7 @@ class BlockCache:
                 await self.read([Span(block, 0, self._block_size)])
             # From the look to the write nothing waits, or an older content might go over a newer one.
             elif self.write_nowait(block, 0, bytes(view)):
-                self._let_in()
+                self._make_way()
                 await self.drain()
                 return
             else:
@@ -549,9 +549,7 @@ class BlockCache:
             await self._wait_for_room(again=waited)
             waited = True
         if waited:
-            self._let_in()
-            if self._room_waiters:
-                self._pump()
+            self._make_way()
 
     async def zero(self, block: int) -> None:
         """Zero a whole block, waiting for room where needed."""
@@ -563,9 +561,7 @@ class BlockCache:
         self._table.zero(block, self._loop.time())
         self._arm()
         if waited:
-            self._let_in()
-            if self._room_waiters:
-                self._pump()
+            self._make_way()
 
     async def zero_blocks(self, first: int, stop: int) -> None:
         """Whole blocks become zeros. Those known to be zero cost nothing, the others a slot each until they
@@ -619,6 +615,13 @@ class BlockCache:
                 waiter.set_result(None)
                 self._let_in_count += 1
                 room -= 1
+
+    def _make_way(self) -> None:
+        """Who had waited has taken his room: there may be some for others, or they wait for uploads that
+        nobody has begun yet."""
+        self._let_in()
+        if self._room_waiters:
+            self._pump()
 
     # -- uploading -------------------------------------------------------------------------------------------
 
