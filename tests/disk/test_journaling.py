@@ -4,16 +4,16 @@ belong."""
 import asyncio
 import errno
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
-from bucketry.codec.offload import inline
+from bucketry.codec.offload import Offload, inline
 from bucketry.core import lease as rules
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.journal import Passed
@@ -26,11 +26,12 @@ from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
 from bucketry.errors import BucketryError, Corrupt, Mismatch, Unavailable, Unfinished
 from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
-from bucketry.testing.faulty_bucket import Fail, FaultyBucket, FlipBit
+from bucketry.testing.faulty_bucket import Delay, Fail, FaultyBucket, FlipBit
 from bucketry.testing.memory_files import Fault, MemoryFiles
 from bucketry.testing.virtual_time import on_virtual_time
 
 BLOCK = 512
+T = TypeVar("T")
 TIME = "2026-11-21T19:38:00Z"
 ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
 BLOCKS = 16
@@ -85,19 +86,25 @@ class World:
 
     @asynccontextmanager
     async def opened(
-        self, *, force: bool = False, journal_bytes: int = JOURNAL_BYTES, dirty_max_bytes: int = 1 << 20
+        self,
+        *,
+        force: bool = False,
+        journal_bytes: int = JOURNAL_BYTES,
+        dirty_max_bytes: int = 1 << 20,
+        write_delay_seconds: float = 3600.0,
+        offload: Offload = inline,
     ) -> AsyncIterator[Disk]:
         settings = CacheSettings(
             memory_bytes=1 << 20,
             dirty_max_bytes=dirty_max_bytes,
-            write_delay_seconds=3600.0,
+            write_delay_seconds=write_delay_seconds,
             durability="journal",
             cache_dir="/nowhere",  # type: ignore[arg-type]
             journal_bytes=journal_bytes,
         )
         self.files = killed(self.files)  # what the process before left
         self.files.fault = self.fault
-        local = Local(lambda: self.files, inline)
+        local = Local(lambda: self.files, offload)
         async with lifecycle.opened(
             self.place(), VolumeSettings(force=force), settings, offload=inline, uploads_max=4, local=local
         ) as disk:
@@ -311,6 +318,48 @@ async def test_a_replay_goes_on_when_several_uploads_failed_together() -> None:
     async with asyncio.timeout(60.0), world.opened(dirty_max_bytes=4 * (BLOCK + SLOT_BYTES)):
         pass
     assert world.blocks() == dict.fromkeys(range(4), b"b" * BLOCK)
+
+
+@on_virtual_time
+async def test_no_block_goes_before_all_of_its_epoch_is_replayed() -> None:
+    """Two writes into one block are read from the journal one after the other, and not in the order in which
+    they were made: with one of them alone the block is what it never was."""
+
+    dice = random.Random(3)
+
+    async def slowly(work: Callable[[], T], /) -> T:
+        await asyncio.sleep(dice.uniform(0.0, 3.0))
+        return work()
+
+    world = await new_world()
+    async with world.opened_and_killed() as disk:
+        world.faulty.outage = True
+        await disk.write(0, b"a" * BLOCK)
+        await disk.flush()
+        await disk.write(5 * BLOCK + 300, b"first")
+        await disk.write(5 * BLOCK, b"second")
+        await disk.flush()
+    seen: list[bytes] = []
+    put = MemoryBucket.put
+
+    async def put_and_look(self: MemoryBucket, *args: Any, **kwargs: Any) -> str:
+        etag = await put(self, *args, **kwargs)
+        seen.extend(content for block, content in world.blocks().items() if block == 5)
+        return etag
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryBucket, "put", put_and_look)
+        for _ in range(40):
+            # It ends, and what comes next may go, at any moment of the replay.
+            world.faulty.plan(Delay(dice.uniform(0.0, 9.0)), operation="put", key="vol/00000000")
+            before = killed(world.files), dict(world.store.objects)
+            async with world.opened(write_delay_seconds=0.0, offload=slowly) as disk:
+                await disk.flush()
+            world.files = before[0]
+            world.store.objects.clear()
+            world.store.objects.update(before[1])
+    assert len(seen) >= 40
+    assert set(seen) == {b"second".ljust(300, b"\0") + b"first".ljust(BLOCK - 300, b"\0")}
 
 
 @pytest.mark.logs("is kept in memory until", "replayed", "taking over the lease", required=False)
