@@ -423,6 +423,20 @@ async def test_uploads_begin_before_anybody_has_to_wait() -> None:
         assert layout.blocks == {n: block_of(n + 1) for n in range(4)}  # and half is left
 
 
+@on_virtual_time
+async def test_the_fuller_the_cache_the_sooner_uploads_begin() -> None:
+    """From half of what may be dirty on."""
+    waited = {}
+    for count in (4, 5, 6, 7):
+        async with running(dirty_blocks=8, write_delay_seconds=0.8) as (cache, layout):
+            began = asyncio.get_running_loop().time()
+            for n in range(count):
+                await cache.write(n, 5, b"a part")
+            await until(lambda layout=layout: bool(layout.blocks))  # type: ignore[misc]
+            waited[count] = round(asyncio.get_running_loop().time() - began, 1)
+    assert waited == {4: 0.8, 5: 0.6, 6: 0.4, 7: 0.2}
+
+
 async def test_writers_wait_for_room_and_go_on() -> None:
     """Above the dirty limit writers wait; each upload lets them on; nothing is lost on the way."""
     async with running(dirty_blocks=4) as (cache, layout):

@@ -37,7 +37,8 @@ _FAILURE_PAUSE_MAX_SECONDS = 15.0
 #: A block that was damaged when it was read is read again so much later: what was damaged on its way is
 #: readable then; what is damaged in the bucket costs a request a minute.
 _ASIDE_PAUSE_SECONDS = 60.0
-#: A dirty cache this full stops waiting for more writes to come and uploads what it has.
+#: From here on, the fuller of dirty blocks the cache is, the less it waits for more writes to come; when it
+#: is full, not at all.
 _PRESSURE_RATIO = 0.5
 #: A block that is begun again within so many write delays is rewritten: it waits for more writes, as many
 #: delays, also when it is written from its first byte to its last. With the default delay that is two
@@ -627,8 +628,17 @@ class BlockCache:
 
     def _arm(self) -> None:
         """Something became dirty: see to it that it is uploaded in time."""
-        delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
-        self._pump_at(self._loop.time() + delay)
+        self._pump_at(self._loop.time() + self._delay())
+
+    def _delay(self) -> float:
+        """How long a dirty block waits now."""
+        delay = self._settings.write_delay_seconds
+        if self._room_waiters:
+            return 0.0
+        ratio = self._table.dirty_ratio
+        if ratio <= _PRESSURE_RATIO:
+            return delay
+        return min(delay, _LONG_DELAY_SECONDS) * max(0.0, (1 - ratio) / (1 - _PRESSURE_RATIO))
 
     def _pump_at(self, when: float) -> None:
         """See to it then, or earlier."""
@@ -651,10 +661,8 @@ class BlockCache:
         if self._closed:
             return
         now = self._loop.time()
-        delay = 0.0 if self._table.dirty_ratio > _PRESSURE_RATIO else self._settings.write_delay_seconds
-        if self._is_recovering:
-            # No block of an epoch that is being replayed goes before all of its changes are known.
-            delay = math.inf
+        # No block of an epoch that is being replayed goes before all of its changes are known.
+        delay = math.inf if self._is_recovering else self._delay()
         shape = self._shape
         while now >= self._paused_until and self._upload_count < shape.in_flight_max:
             if self._journal is not None and not self._may_upload(self._journal, now, delay):
