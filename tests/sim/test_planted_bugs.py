@@ -187,14 +187,6 @@ BUGS = [
         found_at=7,
     ),
     Bug(
-        "a timer comes too early by rounding",
-        BlockTable,
-        "_due",
-        "version.dirty_since + delay > now:",
-        "version.dirty_since > now - delay:",
-        found_at=144,
-    ),
-    Bug(
         "closing does not wait for the uploads",
         BlockCache,
         "close",
@@ -216,7 +208,7 @@ BUGS = [
         "state",
         "< self._safe_seconds",
         "< 3 * self._safe_seconds",
-        found_at=241,
+        found_at=20,
     ),
     Bug(
         "a lease is taken without watching it",
@@ -305,14 +297,6 @@ BUGS = [
         "await self._journal_owner.note_passed(passed)",
         "pass",
         found_at=5483,
-    ),
-    Bug(
-        "a replay does not come back after the last of several failures",
-        BlockTable,
-        "due_at",
-        "return -math.inf",
-        "return delay_seconds",
-        found_at=7321,
     ),
     Bug(
         "what was zeroed is not replayed",
