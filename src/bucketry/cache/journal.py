@@ -14,8 +14,12 @@ What its user has to keep to, or replaying goes wrong:
   so that this journal is refused and not replayed over what came later.
 * Nothing of an epoch goes to the bucket before the journal ``is_settled`` with those before it (``settle``
   sees to that). Then no more than the first of the epochs that are recovered is in the bucket in part, none
-  of the others at all, and they are to be taken one after the other, in their order. What cannot go with its
-  epoch is named as ``kept``: of epochs that the bucket has otherwise, only that is recovered.
+  of the others at all, and they are to be taken one after the other, in their order. When ``settle`` raises,
+  the bucket may say durably what it has instead (``note_told``; ``open`` is to be given it next time).
+* What cannot go with its epoch is named as ``kept``: of epochs that the bucket has otherwise (``is_passed``),
+  only that is recovered. It is to be taken together with the first epoch that is not passed, of which the
+  bucket may have newer bytes of the same blocks; so while anything is kept, an epoch is appended before
+  anything of it goes to the bucket.
 * A flush whose epoch is in the journal is over when the journal ``brings_back`` nothing that was kept once
   and has reached the bucket since (``settle`` sees to that, too): the epoch may not have it.
 """

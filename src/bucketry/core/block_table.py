@@ -28,8 +28,10 @@ was written in it.
 
 ::
 
-write             take             finish(ok) (none) --------> WAITING --------> UPLOADING ----------> (gone:
-the slot is clean) ^   finish(failed) | '------------------'
+            write             take              finish(ok)
+    (none) --------> WAITING --------> UPLOADING ----------> (gone: the slot is clean)
+                        ^   finish(failed) |
+                        '------------------'
 
 with another version of the same block and epoch begun meanwhile (the block was rewritten during its upload),
 that one is BLOCKED until this upload has ended, well or not; failed, it is not repeated: the newer one

@@ -5,9 +5,11 @@ people when it was renewed and nothing more. What counts is elapsed time, which 
 itself:
 
 * the holder renews every RENEW_SECONDS; when its last successful renewal *began* SAFE_SECONDS ago it stops
-writing, by its own clock; * another may take the lease when it has *watched* it unchanged for
-``duration_seconds``: then the holder has not renewed for at least so long, and has stopped. Clocks that run
-at the same rate, within a few per cent, are all this needs.
+  writing, by its own clock;
+* another may take the lease when it has *watched* it unchanged for ``duration_seconds``: then the holder has
+  not renewed for at least so long, and has stopped.
+
+Clocks that run at the same rate, within a few per cent, are all this needs.
 
 A lease that its holder released, or whose holder is a process of this very machine that has ended, may be
 taken at once. Each taking counts the epoch up by one: whoever finds the epoch that it left knows that nobody
