@@ -149,6 +149,14 @@ async def new_world() -> World:
     return world
 
 
+finds_damage = pytest.mark.logs(
+    "is kept in memory until",
+    "not in the bucket yet",
+    "replayed",
+    "taking over the lease",
+    "lease could not be renewed",
+    required=False,
+)
 pytestmark = pytest.mark.logs(
     "not in the bucket yet",
     "replayed",
@@ -406,14 +414,7 @@ async def _open_for(world: World, seconds: float) -> None:
     world.faulty.outage = False
 
 
-@pytest.mark.logs(
-    "is kept in memory until",
-    "not in the bucket yet",
-    "replayed",
-    "taking over the lease",
-    "lease could not be renewed",
-    required=False,
-)
+@finds_damage
 @on_virtual_time
 async def test_what_was_set_aside_stays_in_the_journal() -> None:
     """A flushed write into a block that turns out damaged is there after a kill, though what was written
@@ -439,14 +440,7 @@ async def test_what_was_set_aside_stays_in_the_journal() -> None:
         assert bytes(await disk.read(0, 12)) == b"oooflushedoo"
 
 
-@pytest.mark.logs(
-    "is kept in memory until",
-    "not in the bucket yet",
-    "replayed",
-    "taking over the lease",
-    "lease could not be renewed",
-    required=False,
-)
+@finds_damage
 @on_virtual_time
 @pytest.mark.parametrize("is_full", [False, True], ids=["room", "no room"])
 async def test_a_damaged_block_that_is_written_again_and_again(is_full: bool) -> None:
@@ -486,14 +480,7 @@ def _no_room(asked: str, name: str) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
 
-@pytest.mark.logs(
-    "is kept in memory until",
-    "not in the bucket yet",
-    "replayed",
-    "taking over the lease",
-    "lease could not be renewed",
-    required=False,
-)
+@finds_damage
 @on_virtual_time
 async def test_what_was_damaged_once_and_has_arrived_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
@@ -535,14 +522,7 @@ async def test_what_was_damaged_once_and_has_arrived_does_not_come_back(
         assert bytes(await disk.read(BLOCK, 12)) == b"oooflushedoo"
 
 
-@pytest.mark.logs(
-    "is kept in memory until",
-    "not in the bucket yet",
-    "replayed",
-    "taking over the lease",
-    "lease could not be renewed",
-    required=False,
-)
+@finds_damage
 @on_virtual_time
 @pytest.mark.parametrize("flushes", ["flushed before it turns out damaged", "flushed after", "not flushed"])
 async def test_a_small_write_never_goes_over_what_came_after_it(flushes: str) -> None:
