@@ -18,7 +18,7 @@ from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, PIECES, PIECES_NAME,
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
-from bucketry.errors import BucketNotFound, Corrupt, Unavailable, WrongPassword
+from bucketry.errors import BucketNotFound, Corrupt, Unavailable
 from bucketry.layout.interface import Write, Zero
 from bucketry.layout.s3backer import S3backerLayout
 from bucketry.settings import Secret
@@ -302,7 +302,7 @@ HOSTILE: list[tuple[str, bytes, Attributes, type[Exception], str]] = [
     ("not zstd", TEXT, Attributes(content_encoding="zstd"), Corrupt, "damaged zstd"),
     ("wrong order", TEXT, Attributes(content_encoding="encrypt-A, deflate"), Corrupt, "cannot be undone"),
     ("flipped bit", TEXT, Attributes(metadata={CRC32C_NAME: "00000000"}), Corrupt, "the crc32c is"),
-    ("encrypted", TEXT, Attributes(content_encoding="encrypt-AES-128-CBC"), WrongPassword, "no password"),
+    ("encrypted", TEXT, Attributes(content_encoding="encrypt-AES-128-CBC"), Corrupt, "the volume is not"),
 ]  # fmt: skip
 
 

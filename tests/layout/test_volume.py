@@ -1,5 +1,8 @@
 """Finding, making and unlocking volumes, and every way in which they are not as asked."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from bucketry.bucket.interface import Attributes
@@ -8,8 +11,18 @@ from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import inline
 from bucketry.codec.pipeline import CRC32C_NAME
 from bucketry.core.geometry import Extent, Geometry
-from bucketry.errors import AlreadyExists, Corrupt, Invalid, Mismatch, NotFound, Unsupported, WrongPassword
+from bucketry.errors import (
+    AlreadyExists,
+    Busy,
+    Corrupt,
+    Invalid,
+    Mismatch,
+    NotFound,
+    Unsupported,
+    WrongPassword,
+)
 from bucketry.layout.interface import Write, Zero
+from bucketry.layout.mount_token import take_token
 from bucketry.layout.volume import Volume, create, detect, open_layout, s3backer_salt, unlock
 from bucketry.settings import Secret, VolumeFormat, VolumeSettings
 
@@ -259,28 +272,107 @@ async def test_without_block_0_the_size_must_be_told(bucket: MemoryBucket) -> No
     assert (await look(bucket, VolumeSettings(size_bytes=SIZE))).format == volume_format
 
 
-async def test_without_block_0_the_block_size_may_be_unknown(bucket: MemoryBucket) -> None:
-    """A compressed block does not tell its size: s3backer's default, or what is asked."""
-    await write_s3backers(
-        bucket, VolumeFormat(size_bytes=SIZE, block_size_bytes=8192, compression="zstd"), blocks=(3,)
+ENCODED = [
+    replace(PLAIN, block_size_bytes=8192, compression="zstd"),
+    replace(PLAIN, block_size_bytes=8192, compression="deflate"),
+    replace(PLAIN, block_size_bytes=8192, compression="deflate", cipher="AES-128-CBC"),
+    replace(PLAIN, block_size_bytes=8192, cipher="AES-256-CBC"),
+]
+
+
+@pytest.mark.parametrize("volume_format", ENCODED)
+async def test_a_block_is_decoded_to_tell_the_block_size(
+    bucket: MemoryBucket, volume_format: VolumeFormat
+) -> None:
+    """Nothing is guessed: in blocks of another size the first write would destroy what is beside it."""
+    await write_s3backers(bucket, volume_format, blocks=(3,))
+    asked = VolumeSettings(size_bytes=SIZE, password=PASSWORD if volume_format.cipher else None)
+    assert (await look(bucket, asked)).format == volume_format
+    with pytest.raises(Mismatch, match="the block size is 8192, not 4096"):
+        await look(bucket, replace(asked, block_size_bytes=4096))
+    with pytest.raises(Mismatch, match="the block size is 8192, not 4096"):
+        await look(bucket, replace(asked, block_size_bytes=4096, force=True))
+
+
+async def test_without_the_password_only_what_padding_tells_is_known(bucket: MemoryBucket) -> None:
+    """Compressed data that is encrypted may be of any size; then the password, or the size, is asked for."""
+    asked = VolumeSettings(size_bytes=SIZE)
+    await write_s3backers(bucket, ENCODED[3], blocks=(3,))
+    assert (await look(bucket, asked)).format == ENCODED[3]
+    await write_s3backers(bucket, ENCODED[2], blocks=(3,))
+    with pytest.raises(WrongPassword, match="a password is needed, or --block-size"):
+        await look(bucket, asked)
+    with pytest.raises(WrongPassword, match=r"block 3 .*wrong password"):
+        await look(bucket, replace(asked, password=Secret("other")))
+    assert (await look(bucket, replace(asked, block_size_bytes=8192))).format == ENCODED[2]
+
+
+async def test_a_damaged_block_is_not_the_one_that_tells(bucket: MemoryBucket) -> None:
+    """The next one is asked; when all are damaged, the user is."""
+    await write_s3backers(bucket, ENCODED[0], blocks=(1, 2, 3))
+    for block in (1, 2):
+        found = await bucket.get(PREFIX + f"{block:08x}")
+        await bucket.put(found.info.key, bytes(found.data)[:-20], attributes=found.info.attributes)
+    asked = VolumeSettings(size_bytes=SIZE)
+    assert (await look(bucket, asked)).format == ENCODED[0]
+    await bucket.put(PREFIX + "00000003", TEXT[:1000], attributes=Attributes(content_encoding="zstd"))
+    with pytest.raises(Corrupt, match=r"block 1 .*give --size and --block-size"):
+        await look(bucket, asked)
+    assert (await look(bucket, replace(asked, block_size_bytes=8192))).format == ENCODED[0]
+
+
+async def test_a_block_0_without_its_encoding_does_not_make_the_volume_plain(bucket: MemoryBucket) -> None:
+    """Its length betrays it, and another block tells."""
+    volume_format = replace(ENCODED[2], size_bytes=SIZE)
+    await write_s3backers(bucket, volume_format, blocks=(0, 5))
+    found = await bucket.get(PREFIX + "00000000")
+    await bucket.put(
+        found.info.key, found.data, attributes=replace(found.info.attributes, content_encoding=None)
     )
-    found = await look(bucket, VolumeSettings(size_bytes=SIZE))
-    assert found.format.block_size_bytes == 4096
-    assert found.format.compression == "zstd"
-    found = await look(bucket, VolumeSettings(size_bytes=SIZE, block_size_bytes=8192))
-    assert found.format.block_size_bytes == 8192
+    volume = await look(bucket)
+    assert volume.format == volume_format
+    assert await unlock(bucket, volume, PASSWORD) is not None
+
+
+async def test_a_prefix_full_of_other_objects_is_not_searched_for_ever(bucket: MemoryBucket) -> None:
+    """What sorts before and after block names is not looked at; of what lies between there is a limit."""
+    for number in range(30_000):
+        await bucket.put(f"{PREFIX}-{number}", b"")
+        await bucket.put(f"{PREFIX}photo-{number}", b"")
+    with pytest.raises(NotFound, match="no volume here"):
+        await look(bucket)
+    await write_s3backers(bucket, blocks=(0x10,))
+    assert (await look(bucket, VolumeSettings(size_bytes=SIZE))).format == PLAIN
+    await bucket.delete(f"{PREFIX}00000010")
+    for number in range(30_000):
+        await bucket.put(f"{PREFIX}0-{number}", b"")
+    with pytest.raises(Invalid, match="none of the first 20000 objects there is a block"):
+        await look(bucket)
 
 
 @pytest.mark.parametrize(
-    "metadata",
-    [{}, {"s3backer-blocksize": "4096"}, {"s3backer-blocksize": "4k", "s3backer-filesize": "1"},
-     {"s3backer-blocksize": "0", "s3backer-filesize": "0"}],
-)  # fmt: skip
-async def test_incomplete_metadata_is_none(bucket: MemoryBucket, metadata: dict[str, str]) -> None:
-    """As s3backer takes it: both numbers, or nothing."""
+    ("metadata", "message"),
+    [
+        ({}, "lacks the metadata s3backer-filesize and s3backer-blocksize"),
+        ({"s3backer-blocksize": "4096"}, "lacks the metadata s3backer-filesize"),
+        (
+            {"s3backer-blocksize": "4k", "s3backer-filesize": "1"},
+            "has the metadata s3backer-blocksize with the value '4k'",
+        ),
+        (
+            {"s3backer-blocksize": "0", "s3backer-filesize": "0"},
+            "has the metadata s3backer-filesize with the value '0'",
+        ),
+    ],
+)
+async def test_incomplete_metadata_is_none(
+    bucket: MemoryBucket, metadata: dict[str, str], message: str
+) -> None:
+    """As s3backer takes it: both numbers, or nothing; what is wrong with them is said."""
     await bucket.put(PREFIX + "00000000", TEXT, attributes=Attributes(metadata=metadata))
-    with pytest.raises(Invalid, match="--size"):
+    with pytest.raises(Invalid, match=f"p/00000000 {message}: give --size"):
         await look(bucket)
+    assert (await look(bucket, VolumeSettings(size_bytes=SIZE))).format == PLAIN
 
 
 async def test_impossible_metadata_is_corrupt(bucket: MemoryBucket) -> None:
@@ -312,8 +404,21 @@ async def test_s3backers_other_than_asked_is_refused(
 async def test_force_takes_what_is_asked(bucket: MemoryBucket) -> None:
     """s3backer's way to grow a volume."""
     await write_s3backers(bucket)
-    found = await look(bucket, VolumeSettings(size_bytes=2 * SIZE, block_size_bytes=8192, force=True))
-    assert found.geometry == Geometry(2 * SIZE, 8192)
+    found = await look(bucket, VolumeSettings(size_bytes=2 * SIZE, force=True))
+    assert found.geometry == Geometry(2 * SIZE, 4096)
+
+
+async def test_force_does_not_change_the_size_of_blocks_that_are_stored(bucket: MemoryBucket) -> None:
+    """It may only overrule what block 0 says of them, when they are not so."""
+    await write_s3backers(bucket)
+    asked = VolumeSettings(block_size_bytes=8192, force=True)
+    with pytest.raises(Mismatch, match="the block size is 4096, not 8192"):
+        await look(bucket, asked)
+    await write_s3backers(bucket, replace(PLAIN, block_size_bytes=8192, compression="zstd"))
+    found = await bucket.get(PREFIX + "00000000")
+    metadata = {"s3backer-blocksize": "4096", "s3backer-filesize": str(SIZE)}
+    await bucket.put(found.info.key, found.data, attributes=replace(found.info.attributes, metadata=metadata))
+    assert (await look(bucket, asked)).geometry == Geometry(SIZE, 8192)
 
 
 @pytest.mark.parametrize("block", [0, 7])
@@ -346,17 +451,47 @@ async def test_the_key_length_of_old_volumes_is_asked(bucket: MemoryBucket) -> N
 
 async def test_a_damaged_sample_is_not_a_wrong_password(bucket: MemoryBucket) -> None:
     """Where the block carries our checksum, that is the difference."""
-    await make(bucket, AES)
-    volume = await look(bucket)
-    layout = open_layout(
-        bucket, volume, await unlock(bucket, volume, PASSWORD), offload=inline, in_flight_max=1
-    )
-    await layout.commit([Write(0, TEXT)])
-    await bucket.delete(PREFIX + "superblock.bucketry.json")
-    found = await bucket.get(PREFIX + "00000000")
-    await bucket.put(PREFIX + "00000000", bytes(found.data)[:-1] + b"!", attributes=found.info.attributes)
+    await write_without_superblock(bucket, 0)
+    await flip(bucket, 0)
     with pytest.raises(Corrupt, match=r"block 0 .*crc32c"):
         await unlock(bucket, await look(bucket), PASSWORD)
+
+
+async def test_one_damaged_block_0_does_not_lock_the_volume(bucket: MemoryBucket) -> None:
+    """The password is tried on another block, checksum or not; a wrong one stays wrong."""
+    await write_s3backers(bucket, AES, blocks=(0, 5))
+    await flip(bucket, 0)
+    volume = await look(bucket)
+    cipher = await unlock(bucket, volume, PASSWORD)
+    with pytest.raises(WrongPassword, match="wrong password"):
+        await unlock(bucket, volume, Secret("other"))
+    layout = open_layout(bucket, volume, cipher, offload=inline, in_flight_max=1)
+    assert await layout.read(Extent(5 * 4096, 4096)) == TEXT
+    with pytest.raises(Corrupt, match="block 0"):
+        await layout.read(Extent(0, 4096))
+    await write_without_superblock(bucket, 0, 7)
+    await flip(bucket, 0)
+    await bucket.delete(PREFIX + "00000005")
+    assert await unlock(bucket, await look(bucket), PASSWORD) is not None
+    with pytest.raises(WrongPassword, match="wrong password"):
+        await unlock(bucket, await look(bucket), Secret("other"))
+
+
+async def write_without_superblock(bucket: MemoryBucket, *blocks: int) -> None:
+    """Encrypted blocks that carry our checksum, on what is s3backer's volume by now."""
+    volume = Volume(prefix=PREFIX, kind="s3backer", format=AES, salt=SALT)
+    cipher = BlockCipher("AES-128-CBC", PASSWORD, SALT)
+    layout = open_layout(bucket, volume, cipher, offload=inline, in_flight_max=1)
+    for block in blocks:
+        await layout.commit([Write(block * 4096, TEXT)])
+
+
+async def flip(bucket: MemoryBucket, block: int) -> None:
+    """One bit of a stored body."""
+    found = await bucket.get(PREFIX + f"{block:08x}")
+    body = bytearray(found.data)
+    body[9] ^= 4
+    await bucket.put(found.info.key, bytes(body), attributes=found.info.attributes)
 
 
 async def test_nothing_there(bucket: MemoryBucket) -> None:
@@ -369,7 +504,15 @@ async def test_nothing_there(bucket: MemoryBucket) -> None:
         await look(bucket, VolumeSettings(size_bytes=SIZE))
     with pytest.raises(NotFound):
         await detect(bucket, PREFIX, ASKED_NOTHING, salt=SALT, allow_empty=True)
-    asked = VolumeSettings(size_bytes=SIZE, block_hash_prefix=True, compression="deflate", password=PASSWORD)
+    with pytest.raises(NotFound, match="needs --size and --block-size"):
+        await detect(bucket, PREFIX, VolumeSettings(size_bytes=SIZE), salt=SALT, allow_empty=True)
+    asked = VolumeSettings(
+        size_bytes=SIZE,
+        block_size_bytes=4096,
+        block_hash_prefix=True,
+        compression="deflate",
+        password=PASSWORD,
+    )
     found = await detect(bucket, PREFIX, asked, salt=SALT, allow_empty=True)
     assert found.format == VolumeFormat(
         size_bytes=SIZE,
@@ -381,15 +524,28 @@ async def test_nothing_there(bucket: MemoryBucket) -> None:
     assert await unlock(bucket, found, PASSWORD) is not None
 
 
-async def test_two_volumes_in_one_place(bucket: MemoryBucket) -> None:
+async def test_an_empty_volume_that_s3backer_has_mounted(bucket: MemoryBucket) -> None:
+    """It is said so, wherever there would be no volume otherwise."""
+    now = datetime(2026, 11, 21, 18, 19, 17, tzinfo=UTC)
+    await take_token(bucket, PREFIX, 5, host="there", now=now)
+    for asked in (ASKED_NOTHING, VolumeSettings(size_bytes=SIZE)):
+        with pytest.raises(Busy, match=r"empty so far, in use by there since 20261121T181917Z"):
+            await look(bucket, asked)
+        with pytest.raises(Busy, match="empty so far, in use by there"):
+            await detect(bucket, PREFIX, asked, salt=SALT, allow_empty=True)
+
+
+@pytest.mark.parametrize("block", [0, 3])
+async def test_two_volumes_in_one_place(bucket: MemoryBucket, block: int) -> None:
     """With and without hash prefixes they do not collide, but one must be named."""
-    await write_s3backers(bucket)
+    await write_s3backers(bucket, blocks=(block,))
     hashed = VolumeFormat(size_bytes=2 * SIZE, block_size_bytes=4096, block_hash_prefix=True)
-    await write_s3backers(bucket, hashed)
+    await write_s3backers(bucket, hashed, blocks=(block,))
     with pytest.raises(Mismatch, match="--block-hash-prefix"):
         await look(bucket)
-    assert (await look(bucket, VolumeSettings(block_hash_prefix=True))).format == hashed
-    assert (await look(bucket, VolumeSettings(block_hash_prefix=False))).format == PLAIN
+    asked = VolumeSettings(block_hash_prefix=True, size_bytes=2 * SIZE)
+    assert (await look(bucket, asked)).format == hashed
+    assert (await look(bucket, VolumeSettings(block_hash_prefix=False, size_bytes=SIZE))).format == PLAIN
 
 
 async def test_an_encoding_that_cannot_be_understood_is_corrupt(bucket: MemoryBucket) -> None:

@@ -14,7 +14,7 @@ from bucketry.serve import event_loop
 @click.command(
     cls=Command,
     examples=["bucketry create s3://bucket/disk --size 10G --compress zstd --encrypt"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY],
 )
 @url_argument
 @volume_options

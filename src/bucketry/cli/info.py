@@ -23,7 +23,7 @@ from bucketry.settings import Secret
 @click.command(
     cls=Command,
     examples=["bucketry info s3://bucket/disk", "bucketry info /mnt/data --json"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY],
 )
 @click.argument("where", metavar="URL|DIR")
 @json_option
@@ -32,8 +32,8 @@ from bucketry.settings import Secret
 def info(where: str, as_json: bool, volume: Volume, connection: Connection) -> None:
     """Tell what the volume at URL is, or what is mounted on DIR.
 
-    The size of s3backer's volumes is known by their first block; where that is all zeros, --size and
-    --block-size say it.
+    The size of s3backer's volumes is known by their first block; where that is all zeros, --size says it. An
+    encrypted one may need its password then.
     """
     report = _ask_bucket(where, volume, connection) if "://" in where else _ask_process(Path(where))
     _show(report, as_json)

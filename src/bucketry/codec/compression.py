@@ -92,33 +92,47 @@ def decompress(name: str, body: BytesLike, size_bytes: int) -> bytes:
             raise Corrupt(f"unknown content encoding {name!r}")
 
 
-def _inflate(body: BytesLike, size_bytes: int) -> bytes:
+def decompressed_size(name: str, body: BytesLike, size_max_bytes: int) -> int:
+    """How many bytes ``body`` was made of. Raises Corrupt as ``decompress``, and for more than
+    ``size_max_bytes``."""
+    match name:
+        case "deflate":
+            return len(_inflate(body, size_max_bytes, is_exact=False))
+        case "zstd":
+            return len(_unzstd(body, size_max_bytes, is_exact=False))
+        case _:
+            raise Corrupt(f"unknown content encoding {name!r}")
+
+
+def _inflate(body: BytesLike, size_bytes: int, *, is_exact: bool = True) -> bytes:
     stream = (_isal or zlib).decompressobj()
     try:
         data: bytes = stream.decompress(body, size_bytes + 1)
     except _DEFLATE_ERRORS as error:
         raise Corrupt(f"damaged deflate data: {error}") from error
-    _check_end("deflate", data, size_bytes, ended=stream.eof, rest=stream.unused_data)
+    _check_end("deflate", data, size_bytes, stream.eof, stream.unused_data, is_exact=is_exact)
     return data
 
 
-def _unzstd(body: BytesLike, size_bytes: int) -> bytes:
+def _unzstd(body: BytesLike, size_bytes: int, *, is_exact: bool = True) -> bytes:
     window_log = max(_ZSTD_WINDOW_LOG, (size_bytes - 1).bit_length())
     stream = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})
     try:
         data = stream.decompress(body, max_length=size_bytes + 1)
     except zstd.ZstdError as error:
         raise Corrupt(f"damaged zstd data: {error}") from error
-    _check_end("zstd", data, size_bytes, ended=stream.eof, rest=stream.unused_data)
+    _check_end("zstd", data, size_bytes, stream.eof, stream.unused_data, is_exact=is_exact)
     return data
 
 
-def _check_end(name: str, data: bytes, size_bytes: int, *, ended: bool, rest: bytes) -> None:
+def _check_end(
+    name: str, data: bytes, size_bytes: int, ended: object, rest: bytes, *, is_exact: bool
+) -> None:
     if len(data) > size_bytes:
         raise Corrupt(f"{name} data of more than the {size_bytes} bytes of a block")
     if not ended:
         raise Corrupt(f"{name} data cut short after {len(data)} of {size_bytes} bytes")
     if rest:
         raise Corrupt(f"{len(rest)} bytes after the end of the {name} data")
-    if len(data) != size_bytes:
+    if is_exact and len(data) != size_bytes:
         raise Corrupt(f"{name} data of {len(data)} bytes instead of {size_bytes}")

@@ -27,6 +27,8 @@ from bucketry.settings import CIPHER_KEY_BYTES, Secret
 #: s3backer's; too few by today's measure, but part of the format.
 _ROUNDS = 5000
 _IV_BYTES = 16
+#: What encryption adds to data whose length is a multiple of it, as that of all blocks is.
+PADDING_BYTES = 16
 #: The HMAC of no block: those begin with eight hexadecimal digits.
 _CHECK_TEXT = b"bucketry password check"
 

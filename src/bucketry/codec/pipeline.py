@@ -13,7 +13,7 @@ import google_crc32c
 from bucketry.codec.compression import Compressor, compressor, decompress
 from bucketry.codec.encryption import BlockCipher
 from bucketry.core.bytes_like import BytesLike
-from bucketry.errors import Corrupt, WrongPassword
+from bucketry.errors import Corrupt
 
 #: User metadata that s3backer wants with every encrypted block, its value in double quotes.
 HMAC_NAME = "s3backer-hmac"
@@ -135,7 +135,7 @@ class BlockCodec:
     ) -> BytesLike:
         """The block that was stored. Its messages name neither key nor block; the caller does.
 
-        Raises Corrupt when any check fails, WrongPassword when it is encrypted and we have no password.
+        Raises Corrupt when any check fails, one of them that it is encrypted as the volume is.
         """
         checksum = metadata.get(CRC32C_NAME)
         if checksum is not None:
@@ -194,7 +194,7 @@ class BlockCodec:
 
     def _decrypt(self, block: int, body: BytesLike, cipher: str, metadata: Mapping[str, str]) -> bytes:
         if self._cipher is None:
-            raise WrongPassword(f"encrypted with {cipher}, and no password was given")
+            raise Corrupt(f"it says that it is encrypted with {cipher}, and the volume is not")
         if cipher != self._cipher.name:
             raise Corrupt(f"encrypted with {cipher} instead of {self._cipher.name}")
         if not self._cipher.verify(block, body, parse_hmac(metadata)):

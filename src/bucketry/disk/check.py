@@ -71,7 +71,7 @@ async def check(
     somebody holds it.
     """
     found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt, compare=False)
-    cipher = await volume.unlock_damaged(place.bucket, found, asked.password)
+    cipher = await volume.unlock(place.bucket, found, asked.password)
     looking = open_check(
         place.bucket,
         found,

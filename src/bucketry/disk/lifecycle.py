@@ -90,9 +90,7 @@ async def opened(
     raised saying how much is missing, and lease and token stay as they are; without a journal it is lost with
     the process. Flush first, and leave when that has worked.
     """
-    found = await volume.detect(
-        place.bucket, place.prefix, asked, salt=place.salt, allow_empty=asked.size_bytes is not None
-    )
+    found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt, allow_empty=True)
     cipher = await volume.unlock(place.bucket, found, asked.password)
     stored = volume.open_layout(
         place.bucket,

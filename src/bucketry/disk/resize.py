@@ -26,7 +26,7 @@ from bucketry.core.zeros import is_zero
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
 from bucketry.disk.journaling import AttachedJournal
-from bucketry.errors import AlreadyExists, Busy, Corrupt, Invalid, Mismatch, NotFound, WrongPassword
+from bucketry.errors import AlreadyExists, Busy, Corrupt, Invalid, Mismatch, NotFound
 from bucketry.layout import volume
 from bucketry.layout.interface import Layout
 from bucketry.layout.listing import list_blocks_between
@@ -124,7 +124,7 @@ async def grow(
         )
     try:
         found, _ = await _check(place, replace(asked, size_bytes=None), size_bytes)
-    except NotFound as error:
+    except (NotFound, Busy) as error:  # Busy: the token there is our own
         raise Invalid(
             f"{place.url}: an s3backer volume says its size on block 0, and nothing is stored yet: write "
             "something there, or attach it anew with the new size"
@@ -241,7 +241,7 @@ class _Beyond:
     async def _is_live(self, layout: Layout, block: int) -> bool:
         try:
             data = await layout.read(self._everything.geometry.extent(block))
-        except (Corrupt, WrongPassword):
+        except Corrupt:
             return True
         return data is not None and not is_zero(data)
 

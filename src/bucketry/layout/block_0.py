@@ -35,6 +35,16 @@ def stored_geometry(block_0: ObjectInfo | None) -> Geometry | None:
         raise Corrupt(f"{block_0.key}: {error}") from error
 
 
+def flaw_of_metadata(block_0: ObjectInfo) -> str:
+    """Why ``stored_geometry`` is None for a block 0 that is stored, as the end of a sentence about it."""
+    metadata = block_0.attributes.metadata
+    missing = [name for name in (VOLUME_SIZE_NAME, BLOCK_SIZE_NAME) if name not in metadata]
+    if missing:
+        return f"lacks the metadata {' and '.join(missing)}"
+    wrong = next(name for name in (VOLUME_SIZE_NAME, BLOCK_SIZE_NAME) if not _decimal(metadata, name))
+    return f"has the metadata {wrong} with the value {metadata[wrong][:40]!r}"
+
+
 def _decimal(metadata: Mapping[str, str], name: str) -> int:
     text = metadata.get(name, "")
     return int(text) if _DECIMAL.fullmatch(text) else 0

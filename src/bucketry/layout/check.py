@@ -26,7 +26,6 @@ from bucketry.errors import (
     Denied,
     NotFound,
     Unavailable,
-    WrongPassword,
 )
 from bucketry.layout.block_0 import geometry_metadata, stored_geometry
 from bucketry.layout.findings import Action, Amount, Finding, LayoutCheck, Remedy, Severity
@@ -180,7 +179,7 @@ class S3backerCheck:
                     self._figures.gone_blocks += 1
                     return ()
                 reason = "the store lists it, and does not have it"
-            except (Corrupt, WrongPassword) as error:
+            except Corrupt as error:
                 reason = str(error)
             except (Denied, Unavailable) as error:
                 # Is it this object, or the store?
@@ -199,7 +198,7 @@ class S3backerCheck:
 
     async def _read(self, entry: Entry) -> tuple[Object, bool, bool]:
         """The object, whether its block is zero, and whether the checksums of its pieces, if it has any, fit.
-        Raises Corrupt and WrongPassword."""
+        Raises Corrupt."""
         block = self._names.parse(entry.key)
         assert block is not None
         size_bytes = entry.size_bytes

@@ -101,7 +101,7 @@ class Layout(Protocol):
     async def read(self, extent: Extent, *, priority: Priority = Priority.READ) -> BytesLike | None:
         """The bytes of ``extent`` (aligned as changes are), verified; None where nothing is stored: zeros.
 
-        Raises Corrupt when what is stored fails a check, WrongPassword when it cannot be decrypted."""
+        Raises Corrupt when what is stored fails a check."""
         ...
 
     async def read_tagged(self, extent: Extent, *, priority: Priority = Priority.READ) -> Tagged | None:

@@ -13,7 +13,7 @@ from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
 from bucketry.core.zeros import is_zero
-from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound, WrongPassword
+from bucketry.errors import BucketNotFound, Corrupt, Invalid, NotFound
 from bucketry.layout.block_0 import geometry_metadata
 from bucketry.layout.interface import BatchShape, Change, Part, Stored, Tag, Tagged, Zero
 from bucketry.layout.listing import list_blocks
@@ -173,7 +173,7 @@ class S3backerLayout:
     async def _read_tagged_block(self, block: int, priority: Priority) -> Tagged | None:
         try:
             return await self._fetch_block(block, priority)
-        except (Corrupt, WrongPassword):
+        except Corrupt:
             # What was damaged on its way is whole when it is asked for again.
             self._blocks_read_again += 1
             return await self._fetch_block(block, priority)
@@ -193,8 +193,8 @@ class S3backerLayout:
                 data = await self._offload(lambda: self._decode(block, found))
             else:
                 data = self._decode(block, found)
-        except (Corrupt, WrongPassword) as error:
-            raise type(error)(f"block {block} ({key} in {self._bucket.url}): {error}") from error
+        except Corrupt as error:
+            raise Corrupt(f"block {block} ({key} in {self._bucket.url}): {error}") from error
         return Tagged(data, found.info.etag)
 
     def _decode(self, block: int, found: Object) -> BytesLike:

@@ -4,44 +4,35 @@ What a volume says of itself comes from its superblock; without one, it is s3bac
 with block 0, its encryption with any block, and the rest is asked of the caller.
 """
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from bucketry.bucket.interface import Bucket, ByteRange, ObjectInfo
+from bucketry.bucket.interface import Bucket
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
-from bucketry.codec.pipeline import (
-    CRC32C_NAME,
-    BlockCodec,
-    Codings,
-    check_crc32c,
-    parse_content_encoding,
-    parse_hmac,
-)
+from bucketry.codec.pipeline import BlockCodec, Codings, parse_hmac
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.errors import (
     AlreadyExists,
     BucketNotFound,
+    Busy,
     Corrupt,
     Invalid,
     Mismatch,
     NotFound,
     WrongPassword,
 )
-from bucketry.layout.block_0 import stored_geometry
-from bucketry.layout.listing import closing_pages, list_blocks
+from bucketry.layout.block_0 import flaw_of_metadata, stored_geometry
+from bucketry.layout.mount_token import read_token
 from bucketry.layout.s3backer import S3backerLayout
+from bucketry.layout.samples import CipherSource, Sample, decoded_size, look_at, samples, try_password
 from bucketry.layout.superblock import Superblock, read_superblock, write_superblock
 from bucketry.settings import COMPRESSIONS, Secret, VolumeFormat, VolumeSettings
 
 #: What s3backer takes when nothing tells.
-_DEFAULT_BLOCK_SIZE = 4096
 _DEFAULT_CIPHER = "AES-128-CBC"
-#: Blocks that a password is tried on, before so many being damaged is less likely than that it is wrong.
-_PASSWORD_TRIES_MAX = 10
-#: Pages of other names, at 1000 each, that are passed over in search of a block.
-_SEARCH_PAGES_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +61,6 @@ class Volume:
         return BlockNames(self.prefix, self.geometry.block_count, self.format.block_hash_prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A block that is stored, and under which kind of name."""
-
-    block: int
-    hash_prefix: bool
-    info: ObjectInfo
-
-
 def s3backer_salt(bucket_name: str, prefix: str) -> str:
     """What s3backer derives keys with, besides the password."""
     return f"{bucket_name}/{prefix}"
@@ -93,28 +75,22 @@ async def detect(
     allow_empty: bool = False,
     compare: bool = True,
 ) -> Volume:
-    """What lies under ``prefix``; needs no password and changes nothing.
+    """What lies under ``prefix``; changes nothing. A password is needed only where an encrypted block must
+    tell its size.
 
-    ``salt`` is that of volumes without a superblock. ``allow_empty``: where nothing is, an s3backer volume
-    as asked. ``compare``: block 0 must say the same as the superblock. Raises NotFound where no volume is,
-    Mismatch when it is not as asked, Invalid when something must be told to open it, Corrupt and Unsupported
-    when it cannot be understood.
+    ``salt`` is that of volumes without a superblock. ``allow_empty``: where nothing is stored, an s3backer
+    volume of the size and block size that are asked. ``compare``: block 0 must say the same as the
+    superblock.
+
+    Raises NotFound where no volume is, Busy where s3backer has an empty one mounted, Mismatch when it is not
+    as asked, Invalid when something must be told to open it, WrongPassword when that takes a password,
+    Corrupt and Unsupported when it cannot be understood.
     """
     where = f"{bucket.url}/{prefix}"
     superblock = await read_superblock(bucket, prefix)
     if superblock is not None:
         return await _detect_ours(bucket, prefix, asked, superblock, where, compare=compare)
-    sample = await _find_sample(bucket, prefix, asked.block_hash_prefix)
-    if sample is None and asked.block_hash_prefix is not None:
-        other = await _find_sample(bucket, prefix, not asked.block_hash_prefix)
-        if other is not None:
-            _check("hash prefixes are", other.hash_prefix, asked.block_hash_prefix, where)
-    if sample is None and not (allow_empty and asked.size_bytes is not None):
-        raise NotFound(
-            f"{where}: no volume here; make one with bucketry create, "
-            "or, for an s3backer volume, check bucket and prefix"
-        )
-    return _detect_s3backers(prefix, asked, sample, salt, where)
+    return await _detect_s3backers(bucket, prefix, asked, salt, where, allow_empty=allow_empty)
 
 
 async def _detect_ours(
@@ -128,7 +104,7 @@ async def _detect_ours(
     size_bytes = _choose("the size is", found.size_bytes, asked.size_bytes, where, force=asked.force)
     names = BlockNames(prefix, BLOCK_COUNT_MAX, found.block_hash_prefix)
     if compare and not asked.force:
-        stored = stored_geometry(await _look_at(bucket, names.key(0)))
+        stored = stored_geometry(await look_at(bucket, names.key(0)))
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
         if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
@@ -158,37 +134,48 @@ def _our_volume(prefix: str, superblock: Superblock) -> Volume:
     )
 
 
-def _detect_s3backers(
-    prefix: str, asked: VolumeSettings, sample: _Sample | None, salt: str, where: str
+async def _detect_s3backers(
+    bucket: Bucket, prefix: str, asked: VolumeSettings, salt: str, where: str, *, allow_empty: bool
 ) -> Volume:
-    stored = stored_geometry(sample.info) if sample is not None and sample.block == 0 else None
-    codings = Codings(None, None)
-    if sample is not None:
-        try:
-            codings = parse_content_encoding(sample.info.attributes.content_encoding)
-        except Corrupt as error:
-            raise Corrupt(f"{where}: block {sample.block} ({sample.info.key}): {error}") from error
-    block_size = stored.block_size_bytes if stored is not None else None
-    if block_size is None and sample is not None and codings == Codings(None, None):
-        # A block that is stored as it is tells its size.
-        block_size = sample.info.size_bytes
-    if block_size is None:
-        block_size = asked.block_size_bytes or _DEFAULT_BLOCK_SIZE
-    size_bytes = stored.size_bytes if stored is not None else asked.size_bytes
+    ciphers = CipherSource(asked.password, salt, asked.key_length)
+    async with aclosing(samples(bucket, prefix, asked.block_hash_prefix)) as found:
+        first = await anext(found, None)
+        if first is None:
+            await _refuse_empty(bucket, prefix, asked, where, allow_empty=allow_empty)
+            cipher = asked.cipher or (_DEFAULT_CIPHER if asked.password is not None else None)
+            witness = _Witness(None, Codings(None, None), None)
+            told = None
+        else:
+            told = _told_by_block_0(first, asked)
+            block_size = told.block_size_bytes if told is not None else None
+            if asked.force and asked.block_size_bytes not in (None, block_size):
+                block_size = None  # the blocks decide, not what the one says or the other asks
+            witness = await _ask_samples(bucket, first, found, block_size, ciphers)
+            cipher = witness.codings.cipher
+            _check("the cipher is", cipher, asked.cipher, where)
+    size_bytes = told.size_bytes if told is not None else asked.size_bytes
     if size_bytes is None:
-        raise Invalid(
-            f"{where}: an s3backer volume whose block 0 is zero does not tell its size: give --size"
-        )
+        raise Invalid(f"{where}: {_why_no_size(first)}: give --size")
     size_bytes = _choose("the size is", size_bytes, asked.size_bytes, where, force=asked.force)
-    block_size = _choose("the block size is", block_size, asked.block_size_bytes, where, force=asked.force)
-    if sample is None:
-        cipher = asked.cipher or (_DEFAULT_CIPHER if asked.password is not None else None)
+    block_size = witness.block_size_bytes
+    if block_size is not None:
+        # Not even by force: a write in other blocks than the volume's would destroy what is beside it.
+        _check("the block size is", block_size, asked.block_size_bytes, where)
+    elif asked.block_size_bytes is not None:
+        block_size = asked.block_size_bytes
+    elif witness.error is None:
+        raise WrongPassword(
+            f"{where}: encrypted with {cipher}, and only a block that is decrypted tells the block size: a "
+            "password is needed, or --block-size"
+        )
+    elif isinstance(witness.error, WrongPassword):
+        raise witness.error
     else:
-        cipher = codings.cipher
-        _check("the cipher is", cipher, asked.cipher, where)
+        raise Corrupt(f"{witness.error}; no block tells the block size: give --size and --block-size")
     compression = asked.compression
     if compression is None:
-        compression = codings.compression if codings.compression in COMPRESSIONS else "none"
+        found_compression = witness.codings.compression
+        compression = found_compression if found_compression in COMPRESSIONS else "none"
     return Volume(
         prefix=prefix,
         kind="s3backer",
@@ -199,11 +186,96 @@ def _detect_s3backers(
             compression_level=asked.compression_level,
             cipher=cipher,
             key_length=asked.key_length,
-            block_hash_prefix=sample.hash_prefix if sample is not None else bool(asked.block_hash_prefix),
+            block_hash_prefix=bool(asked.block_hash_prefix) if first is None else first.hash_prefix,
         ),
         salt=salt,
-        sample_block=None if sample is None else sample.block,
+        sample_block=None if witness.sample is None else witness.sample.block,
     )
+
+
+async def _refuse_empty(
+    bucket: Bucket, prefix: str, asked: VolumeSettings, where: str, *, allow_empty: bool
+) -> None:
+    """Nothing is stored. Raises what is to be said of that, unless ``asked`` tells all that blocks would."""
+    if asked.block_hash_prefix is not None:
+        async with aclosing(samples(bucket, prefix, not asked.block_hash_prefix)) as found:
+            async for other in found:
+                _check("hash prefixes are", other.hash_prefix, asked.block_hash_prefix, where)
+    if allow_empty and asked.size_bytes is not None and asked.block_size_bytes is not None:
+        return
+    token = await read_token(bucket, prefix)
+    if token is not None:
+        raise Busy(
+            f"{where}: an s3backer volume that is empty so far, in use by {token}; if that is over, "
+            "unlock the volume (bucketry unlock)"
+        )
+    raise NotFound(
+        f"{where}: no volume here; make one with bucketry create, or, for an s3backer volume, check bucket "
+        "and prefix (one that is empty so far needs --size and --block-size)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Witness:
+    """What the first stored block that is not damaged tells. ``block_size_bytes`` is None when that could not
+    be found out: without ``error`` for want of a password."""
+
+    sample: Sample | None
+    codings: Codings
+    block_size_bytes: int | None
+    error: Corrupt | WrongPassword | None = None
+
+
+async def _ask_samples(
+    bucket: Bucket,
+    first: Sample,
+    others: AsyncIterator[Sample],
+    told_bytes: int | None,
+    ciphers: CipherSource,
+) -> _Witness:
+    """``told_bytes``: the block size, if it is known. Raises Corrupt when no block can be understood."""
+    understood: tuple[Sample, Codings] | None = None
+    problem: Corrupt | WrongPassword | None = None
+    sample: Sample | None = first
+    while sample is not None:
+        try:
+            codings = sample.codings
+            if codings.cipher is not None:
+                parse_hmac(sample.info.attributes.metadata)
+            understood = understood or (sample, codings)
+            if told_bytes is None:
+                return _Witness(sample, codings, await decoded_size(bucket, sample, ciphers))
+            if codings != Codings(None, None) or sample.info.size_bytes == told_bytes:
+                return _Witness(sample, codings, told_bytes)
+            raise Corrupt(f"{sample.info.size_bytes} bytes instead of {told_bytes}")
+        except BucketNotFound:
+            raise
+        except NotFound:
+            pass  # deleted meanwhile
+        except (Corrupt, WrongPassword) as error:
+            if problem is None or isinstance(error, WrongPassword) > isinstance(problem, WrongPassword):
+                problem = type(error)(f"{sample.named(bucket)}: {error}")
+        sample = await anext(others, None)
+    if understood is None:
+        raise problem or NotFound(f"{bucket.url}: the volume's blocks are being deleted")
+    return _Witness(*understood, told_bytes, problem)
+
+
+def _told_by_block_0(sample: Sample, asked: VolumeSettings) -> Geometry | None:
+    if sample.block:
+        return None
+    try:
+        return stored_geometry(sample.info)
+    except Corrupt:
+        if asked.force and asked.size_bytes is not None:
+            return None
+        raise
+
+
+def _why_no_size(first: Sample | None) -> str:
+    if first is None or first.block:
+        return "an s3backer volume tells its size on block 0, which is zero and not stored"
+    return f"an s3backer volume tells its size on block 0; {first.info.key} {flaw_of_metadata(first.info)}"
 
 
 def _check(what: str, found: object, asked: object, where: str) -> None:
@@ -217,50 +289,6 @@ def _choose(what: str, found: int, asked: int | None, where: str, *, force: bool
         return asked or found
     _check(what, found, asked, where)
     return found
-
-
-async def _look_at(bucket: Bucket, key: str) -> ObjectInfo | None:
-    """What is known of an object, None where there is none. Its first byte is asked for: an answer to HEAD
-    does not tell a missing object from a missing bucket, which would have to be asked next."""
-    try:
-        return (await bucket.get(key, byte_range=ByteRange(0, 1))).info
-    except BucketNotFound:
-        raise
-    except NotFound:
-        return None
-
-
-async def _find_sample(bucket: Bucket, prefix: str, hash_prefix: bool | None) -> _Sample | None:
-    """Block 0, or the first that is listed: with hash prefixes, without, or (None) either."""
-    kinds = (False, True) if hash_prefix is None else (hash_prefix,)
-    both = [BlockNames(prefix, BLOCK_COUNT_MAX, kind) for kind in kinds]
-    found = [
-        _Sample(0, names.hash_prefix, info)
-        for names in both
-        if (info := await _look_at(bucket, names.key(0))) is not None
-    ]
-    if len(found) > 1:
-        raise Mismatch(
-            f"{bucket.url}/{prefix}: two volumes, one with hash prefixes and one without: "
-            "say which with --block-hash-prefix"
-        )
-    return found[0] if found else await _search(bucket, prefix, both)
-
-
-async def _search(bucket: Bucket, prefix: str, both: list[BlockNames]) -> _Sample | None:
-    page_count = 0
-    async with closing_pages(bucket.list(prefix=prefix)) as pages:
-        async for page in pages:
-            for entry in page:
-                for names in both:
-                    block = names.parse(entry.key)
-                    info = None if block is None else await _look_at(bucket, entry.key)
-                    if block is not None and info is not None:
-                        return _Sample(block, names.hash_prefix, info)
-            page_count += 1
-            if page_count == _SEARCH_PAGES_MAX:
-                break
-    return None
 
 
 async def unlock(bucket: Bucket, volume: Volume, password: Secret | None) -> BlockCipher | None:
@@ -282,49 +310,8 @@ async def unlock(bucket: Bucket, volume: Volume, password: Secret | None) -> Blo
         if not cipher.check_password(volume.password_check):
             raise WrongPassword(f"{where}: wrong password")
     elif volume.sample_block is not None:
-        await _try_password(bucket, volume, volume.sample_block, cipher)
+        await try_password(bucket, volume.prefix, volume.format.block_hash_prefix, cipher)
     return cipher
-
-
-async def unlock_damaged(bucket: Bucket, volume: Volume, password: Secret | None) -> BlockCipher | None:
-    """As ``unlock``; but where only blocks can tell whether the password is right, one of several does."""
-    try:
-        return await unlock(bucket, volume, password)
-    except (Corrupt, WrongPassword) as error:
-        if password is None or volume.password_check is not None:
-            raise
-        reason = error
-        tried = 0
-        async with aclosing(list_blocks(bucket, volume.names)) as pages:
-            async for page in pages:
-                for block, _ in page[: _PASSWORD_TRIES_MAX - tried]:
-                    tried += 1
-                    try:
-                        return await unlock(bucket, replace(volume, sample_block=block), password)
-                    except WrongPassword as other:
-                        reason = other
-                    except (Corrupt, NotFound):
-                        continue
-                if tried == _PASSWORD_TRIES_MAX:
-                    break
-        raise reason from None
-
-
-async def _try_password(bucket: Bucket, volume: Volume, block: int, cipher: BlockCipher) -> None:
-    key = volume.names.key(block)
-    found = await bucket.get(key)
-    metadata = found.info.attributes.metadata
-    try:
-        if CRC32C_NAME in metadata:
-            # Tells a damaged block from a wrong password.
-            check_crc32c(found.data, metadata[CRC32C_NAME])
-        code = parse_hmac(metadata)
-    except Corrupt as error:
-        raise Corrupt(f"block {block} ({key} in {bucket.url}): {error}") from error
-    if not cipher.verify(block, found.data, code):
-        raise WrongPassword(
-            f"{bucket.url}/{volume.prefix}: wrong password, or another key length, or the volume was moved"
-        )
 
 
 async def create(
@@ -348,11 +335,11 @@ async def create(
         # A damaged or newer one raises what is wrong with it.
         if await read_superblock(bucket, prefix) is not None:
             raise AlreadyExists(f"{bucket.url}/{prefix}: there is a volume already; erase that first")
-        sample = await _find_sample(bucket, prefix, None)
-        if sample is not None:
-            raise AlreadyExists(
-                f"{bucket.url}/{prefix}: {sample.info.key} belongs to a volume; erase that first"
-            )
+        async with aclosing(samples(bucket, prefix, None)) as found:
+            async for sample in found:
+                raise AlreadyExists(
+                    f"{bucket.url}/{prefix}: {sample.info.key} belongs to a volume; erase that first"
+                )
     cipher = None
     if volume_format.cipher is not None:
         if password is None:
