@@ -85,9 +85,14 @@ HELD_BY = {
         "disk/test_check.py::test_repair_puts_right_what_loses_nothing",
         "disk/test_check.py::test_a_crash_while_repairing_loses_nothing",
     ],
+    "No size of blocks is guessed": [
+        "layout/test_volume.py::test_a_block_is_decoded_to_tell_the_block_size",
+        "layout/test_volume.py::test_force_does_not_change_the_size_of_blocks_that_are_stored",
+    ],
     "A wrong password is refused": [
         "disk/test_lifecycle.py::test_a_wrong_password_is_refused_before_anything_is_written",
         "layout/test_volume.py::test_a_wrong_password_is_noticed_on_any_block",
+        "layout/test_volume.py::test_one_damaged_block_0_does_not_lock_the_volume",
     ],
     "When `flush` of a file returns": [
         "files/test_upload.py::test_a_lasting_failure_at_any_step_leaves_nothing",
