@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bucketry.errors import Mismatch, Unavailable
+from bucketry.errors import Corrupt, Mismatch, Unavailable
 from bucketry.serve import images
 from bucketry.serve.images import export_image, import_image, in_order
 from bucketry.testing.memory_device import MemoryDevice
@@ -62,7 +62,9 @@ async def test_pipes_have_no_holes_and_no_size(tmp_path: Path) -> None:
     data = random.Random(1).randbytes(100_001)
     device = MemoryDevice(SIZE)
     receiving, sending = os.pipe()
-    copying = asyncio.create_task(import_image(receiving, device, blank=True, progress=ignore))
+    copying = asyncio.create_task(
+        import_image(receiving, device, blank=True, progress=ignore, allow_short=True)
+    )
     await asyncio.to_thread(write_and_close, sending, data)
     assert await copying == len(data)
     os.close(receiving)
@@ -72,6 +74,43 @@ async def test_pipes_have_no_holes_and_no_size(tmp_path: Path) -> None:
     os.close(sending)
     assert await reading == data + bytes(SIZE - len(data))
     os.close(receiving)
+
+
+async def test_a_stream_that_ends_early_is_no_image() -> None:
+    """A program that dies closes its pipe too: only a stream that fills the disk is known to be complete."""
+    data = random.Random(1).randbytes(SIZE)
+    for missing in (0, 1, SIZE):
+        device = MemoryDevice(SIZE)
+        receiving, sending = os.pipe()
+        copying = asyncio.create_task(import_image(receiving, device, blank=True, progress=ignore))
+        await asyncio.to_thread(write_and_close, sending, data[: SIZE - missing])
+        if missing:
+            with pytest.raises(
+                Corrupt, match=r"the stream ended after .*, but the disk has 1 MiB.*--allow-short"
+            ):
+                await copying
+        else:
+            assert await copying == SIZE
+        os.close(receiving)
+
+
+@pytest.mark.parametrize("left", [0, 10_000, 600_000, SIZE - 1, SIZE + 1])
+@pytest.mark.parametrize("is_hole", [True, False])
+async def test_a_file_that_changes_its_size_meanwhile_is_no_image(
+    tmp_path: Path, left: int, is_hole: bool
+) -> None:
+    """What was cut off would be taken for a hole, and what was added left out."""
+    path = tmp_path / "image"
+    path.write_bytes(random.Random(2).randbytes(SIZE // 2 if is_hole else SIZE))
+    os.truncate(path, SIZE)
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(path, left)
+
+    source = os.open(path, os.O_RDONLY)
+    with pytest.raises(Corrupt, match=r"import it again"):
+        await import_image(source, MemoryDevice(SIZE), blank=True, progress=cut)
+    os.close(source)
 
 
 async def test_an_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
@@ -115,7 +154,7 @@ async def test_a_failed_upload_is_not_a_success() -> None:
     receiving, sending = os.pipe()
     os.close(sending)
     with pytest.raises(Unavailable):
-        await import_image(receiving, Failing(SIZE), blank=True, progress=ignore)
+        await import_image(receiving, Failing(SIZE), blank=True, progress=ignore, allow_short=True)
     os.close(receiving)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bucketry.bucket.interface import BytesLike
+from bucketry.core.units import exact_size
 from bucketry.disk.interface import Device
-from bucketry.errors import Mismatch
+from bucketry.errors import Corrupt, Mismatch
 
 T = TypeVar("T")
 
@@ -39,20 +40,36 @@ def image_size(descriptor: int) -> int | None:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-async def import_image(source: int, device: Device, *, blank: bool, progress: Progress) -> int:
+async def import_image(
+    source: int, device: Device, *, blank: bool, progress: Progress, allow_short: bool = False
+) -> int:
     """Make the device read as the image, and as zeros behind its end; when it returns, all of it is durable.
 
     ``blank``: the device is known to read as zeros, and holes need no zeroing. Returns the size of the image.
-    Raises Mismatch when the image is larger than the device (a pipe: after filling it), and what the device
-    raises.
+    Raises Mismatch when the image is larger than the device (a pipe: after filling it), Corrupt when a pipe
+    ends before the device does, unless ``allow_short``, and when a file changes its size meanwhile; and what
+    the device raises.
     """
     size = image_size(source)
     if size is None:
         size = await _import_pipe(source, device, progress)
+        if size < device.size_bytes and not allow_short:
+            # A program that dies in the middle closes its pipe as one does that is through.
+            raise Corrupt(
+                f"the stream ended after {exact_size(size)}, but the disk has "
+                f"{exact_size(device.size_bytes)}; if it was complete, import it again with --allow-short"
+            )
     else:
         if size > device.size_bytes:
-            raise Mismatch(f"the image has {size} bytes, the disk only {device.size_bytes}")
+            raise Mismatch(f"the image has {exact_size(size)}, the disk only {exact_size(device.size_bytes)}")
         await _import_pieces(source, size, device, blank=blank, progress=progress)
+        now = image_size(source)
+        if now != size:
+            # Where it had been cut off it looked like a hole.
+            raise Corrupt(
+                f"the image had {exact_size(size)} and has {exact_size(now or 0)} now: it was changed "
+                "while it was read; import it again"
+            )
     if not blank and size < device.size_bytes:
         await device.zero(size, device.size_bytes - size)
     await device.flush()
@@ -79,7 +96,9 @@ async def _import_pipe(source: int, device: Device, progress: Progress) -> int:
     offset = 0
     while data := await _read_pipe(source):
         if offset + len(data) > device.size_bytes:
-            raise Mismatch(f"the image goes on behind the end of the disk, at {device.size_bytes} bytes")
+            raise Mismatch(
+                f"the image goes on behind the end of the disk, at {exact_size(device.size_bytes)}"
+            )
         await device.write(offset, data)
         offset += len(data)
         progress(offset, device.size_bytes)
@@ -163,7 +182,7 @@ def _read_fully(source: int, offset: int, length: int) -> bytes:
     while length:
         part = os.pread(source, length, offset)
         if not part:
-            raise Mismatch("the image became shorter while it was read")
+            raise Corrupt("the image became shorter while it was read; import it again")
         parts.append(part)
         offset += len(part)
         length -= len(part)
