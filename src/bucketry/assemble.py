@@ -125,7 +125,8 @@ async def create_volume(
 
 
 async def inspect_volume(bucket: BucketSettings, volume: VolumeSettings) -> VolumeInfo:
-    """What is at ``bucket.url``. Needs no password. Raises NotFound where no volume is."""
+    """What is at ``bucket.url``. Needs no password; one that is given must be right. Raises NotFound where no
+    volume is."""
     async with open_place(bucket) as place:
         found, holder = await lifecycle.inspect(place, volume)
         return VolumeInfo(place.url, found.format, found.kind, found.volume_id, found.created, holder)

@@ -177,6 +177,8 @@ class VolumeSettings:
     compression: str | None = None
     compression_level: int | None = None
     cipher: str | None = None
+    #: True: the volume must be encrypted, whichever its cipher.
+    encrypted: bool | None = None
     key_length: int | None = None
     block_hash_prefix: bool | None = None
     password: Secret | None = None

@@ -210,17 +210,23 @@ async def test_a_volume_that_is_attached_is_not_resized(place: Place) -> None:
     assert await sizes(place) == (16, 16, None)
 
 
-async def test_live_data_of_an_encrypted_volume_needs_the_password(place: Place) -> None:
-    """To see whether it is zero; growing, and force, need none."""
+async def test_an_encrypted_volume_is_resized_with_its_password_only(
+    place: Place, store: MemoryStore
+) -> None:
+    """Without it, or with a wrong one, nothing is written: not by growing, nor by force."""
     await lifecycle.create(place, replace(PLAIN, cipher="AES-128-CBC"), PASSWORD)
     known = VolumeSettings(password=PASSWORD)
     await write(place, 0, 12, asked=known)
-    with pytest.raises(WrongPassword, match="a password is needed"):
-        await resized(place, 8)
+    before = dict(store.objects)
+    for asked in (ASKED, FORCE, replace(FORCE, password=Secret("wrong"))):
+        for count in (8, 16, 20):
+            with pytest.raises(WrongPassword, match="password"):
+                await resized(place, count, asked)
+    assert store.objects == before
     with pytest.raises(AlreadyExists, match="one block is not zero"):
         await resized(place, 8, known)
-    await resized(place, 20)
-    await resized(place, 8, FORCE)
+    await resized(place, 20, known)
+    await resized(place, 8, replace(known, force=True))
     assert await content(place, known) == expected(8, 0)
 
 

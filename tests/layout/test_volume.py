@@ -155,11 +155,14 @@ async def test_a_password_for_a_plain_volume_is_refused(bucket: MemoryBucket) ->
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (VolumeSettings(size_bytes=2 * SIZE), f"the size is {SIZE}, not {2 * SIZE}"),
-        (VolumeSettings(block_size_bytes=8192), "the block size is 4096, not 8192"),
-        (VolumeSettings(cipher="AES-256-CBC"), "the cipher is AES-128-CBC, not AES-256-CBC"),
-        (VolumeSettings(key_length=64), "the key length is 16, not 64"),
-        (VolumeSettings(block_hash_prefix=True), "hash prefixes are False, not True"),
+        (VolumeSettings(size_bytes=2 * SIZE), "the size is 256 KiB, not 512 KiB"),
+        (VolumeSettings(block_size_bytes=8192), "the block size is 4 KiB, not 8 KiB"),
+        (VolumeSettings(cipher="AES-256-CBC"), "the volume is encrypted with AES-128-CBC, not AES-256-CBC"),
+        (VolumeSettings(key_length=64), "the key has 16 bytes, not 64"),
+        (
+            VolumeSettings(block_hash_prefix=True),
+            "names of its blocks have no hash prefix; one was asked for",
+        ),
     ],
 )
 async def test_other_than_asked_is_refused(bucket: MemoryBucket, asked: VolumeSettings, message: str) -> None:
@@ -191,7 +194,7 @@ async def test_superblock_and_block_0_must_agree(bucket: MemoryBucket) -> None:
     """s3backer may have been told another size; force takes what is asked, or the superblock's."""
     await make(bucket)
     await write_s3backers(bucket, VolumeFormat(size_bytes=2 * SIZE, block_size_bytes=4096))
-    with pytest.raises(Mismatch, match=f"superblock says {SIZE} bytes .* block 0 says {2 * SIZE}"):
+    with pytest.raises(Mismatch, match=r"superblock says 256 KiB in .* 4 KiB, block 0 says 512 KiB"):
         await look(bucket)
     assert (await look(bucket, VolumeSettings(force=True))).format.size_bytes == SIZE
     forced = await look(bucket, VolumeSettings(force=True, size_bytes=2 * SIZE))
@@ -288,9 +291,9 @@ async def test_a_block_is_decoded_to_tell_the_block_size(
     await write_s3backers(bucket, volume_format, blocks=(3,))
     asked = VolumeSettings(size_bytes=SIZE, password=PASSWORD if volume_format.cipher else None)
     assert (await look(bucket, asked)).format == volume_format
-    with pytest.raises(Mismatch, match="the block size is 8192, not 4096"):
+    with pytest.raises(Mismatch, match="the block size is 8 KiB, not 4 KiB"):
         await look(bucket, replace(asked, block_size_bytes=4096))
-    with pytest.raises(Mismatch, match="the block size is 8192, not 4096"):
+    with pytest.raises(Mismatch, match="the block size is 8 KiB, not 4 KiB"):
         await look(bucket, replace(asked, block_size_bytes=4096, force=True))
 
 
@@ -379,17 +382,20 @@ async def test_impossible_metadata_is_corrupt(bucket: MemoryBucket) -> None:
     """Numbers that are no geometry."""
     metadata = {"s3backer-blocksize": "1000", "s3backer-filesize": "5000"}
     await bucket.put(PREFIX + "00000000", TEXT, attributes=Attributes(metadata=metadata))
-    with pytest.raises(Corrupt, match="block size 1000"):
+    with pytest.raises(Corrupt, match="block size of 1000 B is not a power of two from 512 B to 64 MiB"):
         await look(bucket)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (VolumeSettings(size_bytes=2 * SIZE), f"the size is {SIZE}, not {2 * SIZE}"),
-        (VolumeSettings(block_size_bytes=8192), "the block size is 4096, not 8192"),
-        (VolumeSettings(cipher="AES-128-CBC"), "the cipher is None, not AES-128-CBC"),
-        (VolumeSettings(block_hash_prefix=True), "hash prefixes are False, not True"),
+        (VolumeSettings(size_bytes=2 * SIZE), "the size is 256 KiB, not 512 KiB"),
+        (VolumeSettings(block_size_bytes=8192), "the block size is 4 KiB, not 8 KiB"),
+        (VolumeSettings(cipher="AES-128-CBC"), "the volume is not encrypted; AES-128-CBC was asked for"),
+        (
+            VolumeSettings(block_hash_prefix=True),
+            "names of its blocks have no hash prefix; one was asked for",
+        ),
     ],
 )
 async def test_s3backers_other_than_asked_is_refused(
@@ -412,7 +418,7 @@ async def test_force_does_not_change_the_size_of_blocks_that_are_stored(bucket: 
     """It may only overrule what block 0 says of them, when they are not so."""
     await write_s3backers(bucket)
     asked = VolumeSettings(block_size_bytes=8192, force=True)
-    with pytest.raises(Mismatch, match="the block size is 4096, not 8192"):
+    with pytest.raises(Mismatch, match="the block size is 4 KiB, not 8 KiB"):
         await look(bucket, asked)
     await write_s3backers(bucket, replace(PLAIN, block_size_bytes=8192, compression="zstd"))
     found = await bucket.get(PREFIX + "00000000")

@@ -5,6 +5,7 @@ range of bytes touches. The only place where offsets are divided by block sizes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bucketry.core.units import exact_size, format_size
 from bucketry.errors import Invalid
 
 #: Block numbers are 32-bit in s3backer's object names; the reference says "blocks < 2^32 in number".
@@ -50,14 +51,19 @@ class Geometry:
         block_size = self.block_size_bytes
         if block_size & (block_size - 1) or not BLOCK_SIZE_MIN <= block_size <= BLOCK_SIZE_MAX:
             raise Invalid(
-                f"block size {block_size} is not a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}"
+                f"a block size of {exact_size(block_size)} is not a power of two from "
+                f"{exact_size(BLOCK_SIZE_MIN)} to {exact_size(BLOCK_SIZE_MAX)}"
             )
         if self.size_bytes <= 0 or self.size_bytes % block_size:
-            raise Invalid(f"size {self.size_bytes} is not a positive multiple of the block size {block_size}")
-        if self.block_count > BLOCK_COUNT_MAX:
             raise Invalid(
-                f"size {self.size_bytes} needs {self.block_count} blocks of {block_size}, "
-                f"at most {BLOCK_COUNT_MAX} can be named: use larger blocks"
+                f"a size of {exact_size(self.size_bytes)} is not a positive multiple of the block size, "
+                f"{exact_size(block_size)}"
+            )
+        if self.block_count > BLOCK_COUNT_MAX:
+            limit = format_size((BLOCK_COUNT_MAX + 1) * block_size)
+            raise Invalid(
+                f"{format_size(self.size_bytes)} is too large for blocks of {exact_size(block_size)} "
+                f"(their limit is {limit}); use larger blocks"
             )
 
     @property

@@ -17,6 +17,7 @@ from bucketry.errors import Corrupt, Unsupported
 from bucketry.layout import volume
 from bucketry.layout.check import open_check
 from bucketry.layout.findings import Action, Amount, Finding, LayoutCheck, Remedy, Severity
+from bucketry.layout.superblock import read_superblock
 from bucketry.layout.volume import Volume
 from bucketry.settings import LimitSettings, VolumeSettings
 
@@ -67,10 +68,16 @@ async def check(
 ) -> AsyncGenerator[CheckStep | CheckReport, None]:
     """Check a volume; the report comes last. ``measure``: list it once more, to know how much there is.
 
-    Raises what keeps the volume from being opened, but for what can be put right; with ``repair``, Busy when
-    somebody holds it.
+    Raises what keeps the volume from being opened, but for damage and for what can be put right; with
+    ``repair``, Busy when somebody holds it. Where no volume can be made out any more, that is all that is
+    found.
     """
-    found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt, compare=False)
+    try:
+        found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt, compare=False)
+    except Corrupt as error:
+        yield CheckStep([await _beyond_recognition(place, error)], (), Amount(), None)
+        yield CheckReport(place.url, "unknown", 1, 0, 0, {"blocks": 0, "bytes": 0})
+        return
     cipher = await volume.unlock(place.bucket, found, asked.password)
     looking = open_check(
         place.bucket,
@@ -135,6 +142,16 @@ class _Tally:
         return CheckReport(
             place.url, found.kind, self._damage, self._flaws, self._repaired, looking.figures()
         )
+
+
+async def _beyond_recognition(place: Place, error: Corrupt) -> Finding:
+    """What is to be said of a volume that ``error`` keeps from being detected."""
+    kind = "volume"
+    try:
+        await read_superblock(place.bucket, place.prefix)
+    except Corrupt:
+        kind = "superblock"
+    return Finding(Severity.DAMAGE, kind, str(error))
 
 
 async def _look_at_holder(place: Place) -> list[Finding]:

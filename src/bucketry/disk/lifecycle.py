@@ -66,8 +66,14 @@ async def create(place: Place, volume_format: VolumeFormat, password: Secret | N
 
 
 async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, Holding]:
-    """What a volume says of itself, and who holds it. Needs no password. Raises NotFound where none is."""
-    return await both(volume.detect(place.bucket, place.prefix, asked, salt=place.salt), holding.look(place))
+    """What a volume says of itself, and who holds it. Needs no password; one that is given must be right.
+    Raises NotFound where no volume is, WrongPassword, and Mismatch for a password that nothing needs."""
+    found, held = await both(
+        volume.detect(place.bucket, place.prefix, asked, salt=place.salt), holding.look(place)
+    )
+    if asked.password is not None:
+        await volume.unlock(place.bucket, found, asked.password)
+    return found, held
 
 
 @asynccontextmanager
@@ -255,10 +261,12 @@ async def erase(place: Place, asked: VolumeSettings) -> AsyncGenerator[int, None
 
     Nobody can mount the volume meanwhile: lease and mount token are ours. Raises NotFound where no volume is
     and Busy where somebody has it mounted, unless ``asked.force``; Unfinished when anything is left at the
-    end.
+    end. No password is needed, but one that is given must be right, by force too.
     """
-    if not asked.force:
-        await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
+    if not asked.force or asked.password is not None:
+        found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
+        if asked.password is not None:
+            await volume.unlock(place.bucket, found, asked.password)
     deleted_count = 0
     async with holding.held(place, force=asked.force):
         async with aclosing(_block_keys(place)) as batches:

@@ -62,11 +62,11 @@ async def resize(
     nothing.
 
     Raises AlreadyExists when that would delete blocks that are not zero, unless ``asked.force``; Invalid for
-    a size that cannot be, Busy when somebody holds the volume, WrongPassword when blocks must be read and
-    cannot.
+    a size that cannot be, Busy when somebody holds the volume, WrongPassword without its password.
     """
     asked = replace(asked, size_bytes=None)
-    await _check(place, asked, size_bytes)
+    found, _ = await _check(place, asked, size_bytes)
+    await volume.unlock(place.bucket, found, asked.password)
     try:
         async with holding.held(place, force=False):
             # Once more: until now somebody else might have changed it.

@@ -14,6 +14,7 @@ from bucketry.codec.offload import Offload
 from bucketry.codec.pipeline import BlockCodec, Codings, parse_hmac
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
+from bucketry.core.units import exact_size
 from bucketry.errors import (
     AlreadyExists,
     BucketNotFound,
@@ -97,20 +98,20 @@ async def _detect_ours(
     bucket: Bucket, prefix: str, asked: VolumeSettings, superblock: Superblock, where: str, *, compare: bool
 ) -> Volume:
     found = superblock.format
-    _check("hash prefixes are", found.block_hash_prefix, asked.block_hash_prefix, where)
-    _check("the block size is", found.block_size_bytes, asked.block_size_bytes, where)
-    _check("the cipher is", found.cipher, asked.cipher, where)
-    _check("the key length is", found.key_length, asked.key_length, where)
-    size_bytes = _choose("the size is", found.size_bytes, asked.size_bytes, where, force=asked.force)
+    _check_names(found.block_hash_prefix, asked.block_hash_prefix, where)
+    _check_size("the block size is", found.block_size_bytes, asked.block_size_bytes, where)
+    _check_cipher(found.cipher, asked, where)
+    if asked.key_length is not None and asked.key_length != found.key_length:
+        raise Mismatch(f"{where}: the key has {found.key_length} bytes, not {asked.key_length}")
+    size_bytes = _choose_size(found.size_bytes, asked.size_bytes, where, force=asked.force)
     names = BlockNames(prefix, BLOCK_COUNT_MAX, found.block_hash_prefix)
     if compare and not asked.force:
         stored = stored_geometry(await look_at(bucket, names.key(0)))
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
         if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
-                f"{where}: the superblock says {sizes.size_bytes} bytes in blocks of "
-                f"{sizes.block_size_bytes}, block 0 says {stored.size_bytes} in blocks of "
-                f"{stored.block_size_bytes}; --force takes the superblock's"
+                f"{where}: the superblock says {_words(sizes)}, block 0 says {_words(stored)}; --force takes "
+                "the superblock's"
             )
     compression = found.compression if asked.compression is None else asked.compression
     level = asked.compression_level
@@ -118,6 +119,10 @@ async def _detect_ours(
         level = found.compression_level
     asked_for = replace(found, size_bytes=size_bytes, compression=compression, compression_level=level)
     return _our_volume(prefix, replace(superblock, format=asked_for))
+
+
+def _words(geometry: Geometry) -> str:
+    return f"{exact_size(geometry.size_bytes)} in blocks of {exact_size(geometry.block_size_bytes)}"
 
 
 def _our_volume(prefix: str, superblock: Superblock) -> Volume:
@@ -142,7 +147,8 @@ async def _detect_s3backers(
         first = await anext(found, None)
         if first is None:
             await _refuse_empty(bucket, prefix, asked, where, allow_empty=allow_empty)
-            cipher = asked.cipher or (_DEFAULT_CIPHER if asked.password is not None else None)
+            is_encrypted = asked.encrypted or asked.password is not None
+            cipher = asked.cipher or (_DEFAULT_CIPHER if is_encrypted else None)
             witness = _Witness(None, Codings(None, None), None)
             told = None
         else:
@@ -152,15 +158,15 @@ async def _detect_s3backers(
                 block_size = None  # the blocks decide, not what the one says or the other asks
             witness = await _ask_samples(bucket, first, found, block_size, ciphers)
             cipher = witness.codings.cipher
-            _check("the cipher is", cipher, asked.cipher, where)
+            _check_cipher(cipher, asked, where)
     size_bytes = told.size_bytes if told is not None else asked.size_bytes
     if size_bytes is None:
         raise Invalid(f"{where}: {_why_no_size(first)}: give --size")
-    size_bytes = _choose("the size is", size_bytes, asked.size_bytes, where, force=asked.force)
+    size_bytes = _choose_size(size_bytes, asked.size_bytes, where, force=asked.force)
     block_size = witness.block_size_bytes
     if block_size is not None:
         # Not even by force: a write in other blocks than the volume's would destroy what is beside it.
-        _check("the block size is", block_size, asked.block_size_bytes, where)
+        _check_size("the block size is", block_size, asked.block_size_bytes, where)
     elif asked.block_size_bytes is not None:
         block_size = asked.block_size_bytes
     elif witness.error is None:
@@ -200,7 +206,7 @@ async def _refuse_empty(
     if asked.block_hash_prefix is not None:
         async with aclosing(samples(bucket, prefix, not asked.block_hash_prefix)) as found:
             async for other in found:
-                _check("hash prefixes are", other.hash_prefix, asked.block_hash_prefix, where)
+                _check_names(other.hash_prefix, asked.block_hash_prefix, where)
     if allow_empty and asked.size_bytes is not None and asked.block_size_bytes is not None:
         return
     token = await read_token(bucket, prefix)
@@ -278,17 +284,31 @@ def _why_no_size(first: Sample | None) -> str:
     return f"an s3backer volume tells its size on block 0; {first.info.key} {flaw_of_metadata(first.info)}"
 
 
-def _check(what: str, found: object, asked: object, where: str) -> None:
+def _check_names(found: bool, asked: bool | None, where: str) -> None:
+    """Of block objects, with hash prefix or without."""
     if asked is not None and asked != found:
-        raise Mismatch(f"{where}: {what} {found}, not {asked}")
+        has, other = ("a", "none") if found else ("no", "one")
+        raise Mismatch(f"{where}: names of its blocks have {has} hash prefix; {other} was asked for")
 
 
-def _choose(what: str, found: int, asked: int | None, where: str, *, force: bool) -> int:
+def _check_cipher(found: str | None, asked: VolumeSettings, where: str) -> None:
+    wanted = asked.cipher or ("encryption" if asked.encrypted or asked.key_length is not None else None)
+    if found is None and wanted is not None:
+        raise Mismatch(f"{where}: the volume is not encrypted; {wanted} was asked for")
+    if asked.cipher is not None and asked.cipher != found:
+        raise Mismatch(f"{where}: the volume is encrypted with {found}, not {asked.cipher}")
+
+
+def _check_size(what: str, found: int, asked: int | None, where: str) -> None:
+    if asked is not None and asked != found:
+        raise Mismatch(f"{where}: {what} {exact_size(found)}, not {exact_size(asked)}")
+
+
+def _choose_size(found: int, asked: int | None, where: str, *, force: bool) -> int:
     """s3backer's rule: what was asked must be what was found; with ``force`` it wins."""
-    if asked is None or force:
-        return asked or found
-    _check(what, found, asked, where)
-    return found
+    if not force:
+        _check_size("the size is", found, asked, where)
+    return found if asked is None else asked
 
 
 async def unlock(bucket: Bucket, volume: Volume, password: Secret | None) -> BlockCipher | None:
