@@ -91,6 +91,7 @@ HELD_BY = {
     ],
     "A wrong password is refused": [
         "disk/test_lifecycle.py::test_a_wrong_password_is_refused_before_anything_is_written",
+        "cli/test_passwords.py::test_a_password_is_verified_wherever_it_is_given",
         "layout/test_volume.py::test_a_wrong_password_is_noticed_on_any_block",
         "layout/test_volume.py::test_one_damaged_block_0_does_not_lock_the_volume",
     ],

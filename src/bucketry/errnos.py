@@ -16,6 +16,7 @@ ERRNOS: Final[Mapping[type[BaseException], int]] = {
     errors.BucketryError: errno.EIO,
     errors.Invalid: errno.EINVAL,
     errors.Denied: errno.EACCES,
+    errors.NotPermitted: errno.EPERM,
     errors.Busy: errno.EBUSY,
     errors.ReadOnly: errno.EROFS,
     errors.Unsupported: errno.EOPNOTSUPP,

@@ -12,6 +12,7 @@
     ├── UploadGone                an upload in parts was completed or aborted meanwhile: begin it anew
     ├── Denied                    the store refuses our credentials or our rights
     │   └── WrongPassword         the volume refuses our password
+    ├── NotPermitted              this machine refuses: not root, not this user's directory
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
     ├── Fenced                    our right to write has ended, or may have: somebody else may write now
     ├── ReadOnly                  a change was asked of something opened for reading
@@ -66,6 +67,10 @@ class Denied(BucketryError):
 
 class WrongPassword(Denied):
     """The volume is encrypted with another password, or encrypted and none was given."""
+
+
+class NotPermitted(BucketryError):
+    """This machine refuses: root is needed, or a file or directory belongs to somebody else."""
 
 
 class Busy(BucketryError):

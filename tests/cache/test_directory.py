@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bucketry.cache.directory import CacheDirectory, write_whole
-from bucketry.errors import Busy, Denied, Mismatch
+from bucketry.errors import Busy, Mismatch, NotPermitted
 
 HOLDER = """
 import sys
@@ -76,7 +76,7 @@ def test_a_damaged_identity_is_written_anew(tmp_path: Path, content: bytes) -> N
 def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
     """Where others can write they can put links, or blocks."""
     tmp_path.chmod(0o777)
-    with pytest.raises(Denied, match="nobody else"):
+    with pytest.raises(NotPermitted, match="nobody else"):
         CacheDirectory.open(tmp_path, "volume a")
 
 
@@ -84,10 +84,10 @@ def test_no_directory_is_refused(tmp_path: Path) -> None:
     """A file where it should be, or on the way there; a link in place of the lock."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(Denied, match="file"):
+        with pytest.raises(NotPermitted, match="file"):
             CacheDirectory.open(path, "volume a")
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Denied):
+    with pytest.raises(NotPermitted):
         CacheDirectory.open(tmp_path, "volume a")
     assert not (tmp_path / "elsewhere").exists()
 

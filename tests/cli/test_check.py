@@ -89,7 +89,7 @@ def test_damage_and_flaws_are_told_with_what_to_do(program: Program, store: Memo
         in program.output
     )
     assert "flaw: block 9 (disk/00000009) is beyond the end; --repair deletes it" in program.output
-    assert "note: foreign object disk/evil?[2J" in program.output
+    assert "note: foreign object disk/evil\\x1b[2J" in program.output
     assert program.errors == f"bucketry: {URL}: 1 damaged\n"
     assert store.objects == before
     assert program("check", URL, "--repair") == 1

@@ -34,7 +34,10 @@ def test_every_error_has_a_documented_code(kind: type[BucketryError]) -> None:
         (errors.Busy("x"), 5),
         (errors.Unfinished("x"), 6),
         (FileNotFoundError(2, "No such file", "x"), 3),
-        (PermissionError(13, "Permission denied", "x"), 4),
+        (errors.Denied("x"), 4),
+        # What this machine refuses is not what the store denies.
+        (PermissionError(13, "Permission denied", "x"), 1),
+        (errors.NotPermitted("x"), 1),
         (OSError(28, "No space left"), 1),
         (KeyboardInterrupt(), 130),
         (click.Abort(), 130),

@@ -100,7 +100,8 @@ def test_json(run: Run, url: str, local: Path) -> None:
         (["ls", "bucket"], exits.USAGE, "'bucket' is not a bucket URL"),
         (["put", "b.bin", "URL", "--name", "a.txt"], exits.USAGE, "a.txt exists with another content"),
         (["put", "a.txt", "b.bin", "URL", "--name", "x"], exits.USAGE, "--name is for one FILE"),
-        (["put", "absent", "URL"], exits.USAGE, "'absent' does not exist"),
+        (["put", "absent", "URL"], exits.NOT_FOUND, "no such file: absent"),
+        (["put", ".", "URL"], exits.USAGE, "'.' is a directory"),
         (["put", "a.txt", "URL", "--name", "../x"], exits.USAGE, "has the part '..'"),
         (["get", "URL", "a.txt", "b.bin"], exits.USAGE, "b.bin exists; --force overwrites it"),
         (["get", "URL", "a.txt", "no/such/place"], exits.NOT_FOUND, "No such file or directory"),
@@ -109,8 +110,10 @@ def test_json(run: Run, url: str, local: Path) -> None:
         (["scrub", "."], exits.NOT_FOUND, "is not a cache of files"),
         (["stats", "."], exits.NOT_FOUND, "is not a cache of files"),
         (["stats", "a.txt"], exits.USAGE, "does not hold the figures"),
-        (["stats", "absent"], exits.USAGE, "'absent' does not exist"),
-        (["fly"], exits.USAGE, "No such command 'fly'"),
+        (["stats", "absent"], exits.NOT_FOUND, "no such file: absent"),
+        (["scrub", "absent"], exits.NOT_FOUND, "no such directory: absent"),
+        (["scrub", "a.txt"], exits.USAGE, "'a.txt' is not a directory"),
+        (["fly"], exits.USAGE, "no command 'fly'"),
     ],
 )
 def test_what_goes_wrong(

@@ -1,10 +1,12 @@
 """The commands as real processes, on buckets that are directories."""
 
+import gzip
 import hashlib
 import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bucketry.serve.figures import find_figure
-from command_line import CommandLine, is_mounted, is_running, wait_until
+from command_line import PATIENCE_SECONDS, CommandLine, is_mounted, is_running, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -504,7 +506,7 @@ def test_images_are_copied_sparsely_both_ways(cli: CommandLine, url: str, tmp_pa
     assert back.stat().st_blocks * 512 < 1 << 20
     assert back.read_bytes() == image.read_bytes() + bytes(size - image.stat().st_size)
     assert "exists" in cli.fails(2, "export", url, back)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("**/*.part"))
 
 
 def test_import_overwrites_only_when_told_and_then_wholly(
@@ -532,7 +534,8 @@ def test_images_go_through_pipes(cli: CommandLine, url: str, tmp_path: Path) -> 
     data = some_bytes(5 << 20)
     assert "--size" in cli.fails(2, "import", "-", url, text="")
     pipeline = (
-        f"cat {tmp_path}/data | $BUCKETRY import - {url} --size 8M && $BUCKETRY export {url} - | sha256sum"
+        f"cat {tmp_path}/data | $BUCKETRY import - {url} --size 8M --allow-short "
+        f"&& $BUCKETRY export {url} - | sha256sum"
     )
     (tmp_path / "data").write_bytes(data)
     done = subprocess.run(
@@ -544,6 +547,41 @@ def test_images_go_through_pipes(cli: CommandLine, url: str, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done
     assert hashlib.sha256(data + bytes(3 << 20)).hexdigest() in done.stdout
+
+
+def test_a_stream_that_ends_early_is_not_imported_as_complete(
+    cli: CommandLine, url: str, tmp_path: Path
+) -> None:
+    """A broken archive and an export that was killed close their pipes, and import says so: exit code 1."""
+    data = some_bytes(5 << 20)
+    archive = gzip.compress(data, 0)[: 3 << 20]
+    (tmp_path / "broken.gz").write_bytes(archive)
+    pipeline = f"zcat {tmp_path}/broken.gz | $BUCKETRY import - {url} --size 5M"
+    environment = cli.environment({"BUCKETRY": f"{sys.executable} -m bucketry"})
+    done = subprocess.run(
+        ["bash", "-c", pipeline], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done
+    assert "the stream ended after" in done.stderr
+    assert "the disk has 5 MiB" in done.stderr
+    (tmp_path / "whole").write_bytes(data)
+    cli.ok("import", tmp_path / "whole", url, "--force")
+    exporting = cli.start("export", url, "-")
+    assert exporting.stdout is not None
+    select.select([exporting.stdout], [], [], PATIENCE_SECONDS)
+    exporting.kill()
+    importing = cli.start("import", "-", f"{url}-copy", "--size", "5M", stdin=exporting.stdout.fileno())
+    assert "the stream ended after" in importing.communicate(timeout=PATIENCE_SECONDS)[1]
+    assert importing.returncode == 1
+
+
+def test_import_makes_the_directory_of_a_new_bucket(cli: CommandLine, tmp_path: Path) -> None:
+    """As create does: one level, and no more."""
+    (tmp_path / "image").write_bytes(some_bytes(BLOCK))
+    cli.ok("import", tmp_path / "image", f"file://{tmp_path}/new")
+    cli.ok("export", f"file://{tmp_path}/new", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "image").read_bytes()
+    assert "no such directory" in cli.fails(3, "import", tmp_path / "image", f"file://{tmp_path}/a/b")
 
 
 def test_an_interrupted_import_ends_at_once(cli: CommandLine, disk: str) -> None:

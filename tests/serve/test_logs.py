@@ -125,3 +125,17 @@ def test_nothing_that_is_named_once_is_left_out() -> None:
 
     assert all(passes(number) for number in range(100))
     assert sum(passes(7) for _ in range(100)) == logs.FLOOD_LINES - 1
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_no_record_moves_a_cursor(debug: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names and messages come from buckets: a record is one line, a traceback has no lines but its own."""
+    logs.log_to_stderr(debug=debug)
+    try:
+        raise ValueError("\x1b[2Jwhy\r")
+    except ValueError:
+        logging.getLogger("bucketry.test").exception("%s: what", "\x1b[31mhost\nERROR: forged")
+    text = capsys.readouterr().err
+    assert "ERROR: \\x1b[31mhost\\nERROR: forged: what\n" in text
+    assert ("ValueError: \\x1b[2Jwhy\\r" in text) is debug
+    assert all(line.isprintable() for line in text.split("\n"))

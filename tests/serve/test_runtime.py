@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketry.errors import Busy, Denied, Invalid, NotFound
+from bucketry.errors import Busy, Invalid, NotFound, NotPermitted
 from bucketry.serve.runtime import (
     State,
     check_mount_point,
@@ -44,7 +44,7 @@ def test_the_directory_is_private(directory: Path) -> None:
     """It is made for its user alone; one that others may enter is refused."""
     assert stat.S_IMODE(runtime_directory().stat().st_mode) == 0o700
     directory.chmod(0o755)
-    with pytest.raises(Denied):
+    with pytest.raises(NotPermitted, match=f"has mode 0755.*run: chmod 700 {directory}"):
         runtime_directory()
 
 
@@ -59,7 +59,7 @@ def test_without_a_variable_of_its_own_it_is_the_users(
     if os.getuid() == user:
         assert runtime_directory() == tmp_path / "bucketry"
     else:
-        with pytest.raises(Denied, match="bucketry"):
+        with pytest.raises(NotPermitted, match="bucketry"):
             runtime_directory()
 
 

@@ -24,7 +24,7 @@ def test_text_is_one_aligned_line_for_each_figure() -> None:
         "device_size_bytes           4096\n"
         "device_cache_hit_ratio      0.250000\n"
         "device_cache_mean_seconds   0.000012\n"
-        "state                       serving fast\n"
+        "state                       serving\\nfast\n"
         "lease                       -\n"
         "read_only                   no\n"
         "rate                        12.500\n"

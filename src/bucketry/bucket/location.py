@@ -17,6 +17,8 @@ _FORMS = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file://
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 #: Azure's own rule, with its three special containers.
 _CONTAINER_NAME = re.compile(r"\$root|\$web|\$logs|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
+#: A scheme, and no or one slash where two belong.
+_NEARLY = re.compile(r"(s3|gs|az|file|memory):/*([^/].*)")
 _NAMES = {"s3": _BUCKET_NAME, "gs": _BUCKET_NAME, "az": _CONTAINER_NAME, "memory": _BUCKET_NAME}
 
 
@@ -45,13 +47,22 @@ class Location:
         return f"{self.bucket_url}/{self.prefix}" if self.prefix else self.bucket_url
 
 
+def looks_like_url(text: str) -> bool:
+    """Whether ``text`` is meant to be a bucket URL: it has ``://``, or a scheme with fewer slashes."""
+    return "://" in text or _NEARLY.match(text) is not None
+
+
 def parse_url(url: str) -> Location:
     """What ``url`` says. Raises Invalid, with one line that names the flaw."""
     if not url.isprintable():
         raise Invalid(f"bucket URL {_shown(url)} has a control or invisible character")
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise Invalid(f"{_shown(url)} is not a bucket URL: expected {_FORMS}")
+        nearly = _NEARLY.match(url)
+        if nearly is None or "@" in url:
+            raise Invalid(f"{_shown(url)} is not a bucket URL: expected {_FORMS}")
+        slashes = ":///" if nearly[1] == "file" else "://"
+        raise Invalid(f"{_shown(url)} is not a bucket URL; did you mean {nearly[1]}{slashes}{nearly[2]}?")
     if "@" in rest.partition("/")[0]:
         raise Invalid(
             "a bucket URL has no user or password in it: give an access file, a profile or the environment"

@@ -17,7 +17,7 @@ import stat
 from pathlib import Path
 from types import TracebackType
 
-from bucketry.errors import Busy, Denied, Mismatch
+from bucketry.errors import Busy, Mismatch, NotPermitted
 
 _MODE = 0o700
 _FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,17 +41,17 @@ class CacheDirectory:
         """Make the directory if it is not there, and lock it.
 
         ``identity`` is of the volume and of what must agree for cached blocks to fit: its id or URL, and the
-        block size. Raises Busy, naming the process that has it; Mismatch when it is another volume's; Denied
-        when others could write there, or we cannot.
+        block size. Raises Busy, naming the process that has it; Mismatch when it is another volume's;
+        NotPermitted when others could write there, or we cannot.
         """
         try:
             path.mkdir(mode=_MODE, parents=True, exist_ok=True)
             found = path.stat()
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-                raise Denied(f"cache directory {path}: it must belong to this user, and to nobody else")
+                raise NotPermitted(f"cache directory {path}: it must belong to this user, and to nobody else")
             lock = os.open(path / _LOCK_NAME, _FILE_FLAGS, 0o600)
         except OSError as error:
-            raise Denied(f"cache directory {path}: {error.strerror}") from error
+            raise NotPermitted(f"cache directory {path}: {error.strerror}") from error
         try:
             _take(lock, path)
             directory = cls(path, identity, lock)
@@ -91,7 +91,7 @@ class CacheDirectory:
                 # New, or damaged: then the parts know to whom they belong.
                 write_whole(path, json.dumps({"identity": self.identity}).encode())
         except OSError as error:
-            raise Denied(f"cache directory {self.path}: {error.strerror}") from error
+            raise NotPermitted(f"cache directory {self.path}: {error.strerror}") from error
         if found is not None and found != self.identity:
             raise Mismatch(
                 f"cache directory {self.path} belongs to another volume ({found[:200]}, and this is "

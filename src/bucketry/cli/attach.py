@@ -22,6 +22,7 @@ from bucketry.cli.options import (
     process_options,
     volume_options,
 )
+from bucketry.cli.output import say
 from bucketry.cli.parameters import directory_argument, url_argument
 from bucketry.cli.reports import volume_report
 from bucketry.cli.secrets import with_password
@@ -131,7 +132,9 @@ class _Start:
     async def describe(self) -> Mapping[str, object]:
         from bucketry.assemble import inspect_volume
 
-        return volume_report(await inspect_volume(self._impatient_bucket(), self.volume))
+        # The password was found right when the disk was opened.
+        asked = replace(self.volume, password=None)
+        return volume_report(await inspect_volume(self._impatient_bucket(), asked))
 
     async def probe(self) -> None:
         """Raises when the bucket cannot be reached now."""
@@ -249,4 +252,4 @@ def _serve_in_background(begin: _Start, taken: Claim, *, default_log: bool) -> N
     taken.close()
     job = begin.job
     shown = f"{job.mount_point}/{job.fuse.file_name}" if job.loop is None else job.mount_point
-    click.echo(f"{job.url} is on {shown}; log: {job.log}")
+    say(f"{job.url} is on {shown}; log: {job.log}")

@@ -1,7 +1,5 @@
 """``bucketry check``: everything that is stored of a disk, read and verified."""
 
-import json
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -9,7 +7,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.options import Connection, Volume, connection_options, stored_volume_options
+from bucketry.cli.output import JsonEntries, say
 from bucketry.cli.parameters import json_option, url_argument
 from bucketry.cli.progress import Update, is_shown, progress
 from bucketry.cli.secrets import with_password
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     "can go on.",
 )
 @json_option
-@volume_options
+@stored_volume_options
 @connection_options
 def check(
     url: str, repair: bool, zero_damaged: bool, as_json: bool, volume: Volume, connection: Connection
@@ -110,9 +109,9 @@ class _LineWriter:
         for finding in step.findings:
             remedy = finding.remedy
             advice = f"; {_ADVICE[remedy.name]}" if remedy is not None and not self._is_repair else ""
-            click.echo(_printable(f"{finding.severity.value}: {finding.message}{advice}"))
+            say(f"{finding.severity.value}: {finding.message}{advice}")
         for action in step.actions:
-            click.echo(_printable(action.message))
+            say(action.message)
 
     def end(self, report: "CheckReport") -> None:
         figures = report.figures
@@ -126,7 +125,7 @@ class _LineWriter:
             )
             if count
         ]
-        click.echo(f"{report.url}: {checked}: {', '.join(found) or 'all is well'}")
+        say(f"{report.url}: {checked}: {', '.join(found) or 'all is well'}")
 
 
 #: What --repair would do, by the name of the remedy.
@@ -138,22 +137,17 @@ _ADVICE = {
 
 
 class _JsonWriter:
-    """For programs: one object, written as things come, for there may be millions of them."""
+    """For programs."""
 
     def __init__(self) -> None:
-        self._is_first = True
-        click.echo('{"entries": [', nl=False)
+        self._entries = JsonEntries()
 
     def tell(self, step: "CheckStep") -> None:
         for finding in step.findings:
-            self._entry({"entry": "finding", **_finding_fields(finding)})
+            self._entries.add({"entry": "finding", **_finding_fields(finding)})
         for action in step.actions:
             fields = {"entry": "action", "done": action.done, "message": action.message}
-            self._entry({**fields, "block": action.finding.block, "key": action.finding.key})
-
-    def _entry(self, fields: Mapping[str, object]) -> None:
-        click.echo(("" if self._is_first else ",") + "\n  " + json.dumps(fields), nl=False)
-        self._is_first = False
+            self._entries.add({**fields, "block": action.finding.block, "key": action.finding.key})
 
     def end(self, report: "CheckReport") -> None:
         fields = {
@@ -164,7 +158,7 @@ class _JsonWriter:
             "repaired": report.repaired_count,
             "figures": dict(report.figures),
         }
-        click.echo(f'\n], "report": {json.dumps(fields)}}}')
+        self._entries.end({"report": fields})
 
 
 def _finding_fields(finding: "Finding") -> dict[str, object]:
@@ -176,8 +170,3 @@ def _finding_fields(finding: "Finding") -> dict[str, object]:
         "key": finding.key,
         "remedy": None if finding.remedy is None else finding.remedy.value,
     }
-
-
-def _printable(text: str) -> str:
-    """Names of foreign objects are anybody's: none of them moves the cursor."""
-    return "".join(character if character.isprintable() else "?" for character in text)

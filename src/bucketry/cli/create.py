@@ -5,6 +5,7 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.output import say
 from bucketry.cli.parameters import url_argument
 from bucketry.cli.reports import summary, volume_report
 from bucketry.cli.secrets import new_password
@@ -25,11 +26,11 @@ def create(url: str, volume: Volume, connection: Connection) -> None:
     It takes no time and no space: blocks that were never written are not stored.
     """
     if volume.size is None:
-        raise click.UsageError("how large? Give --size")
+        raise click.UsageError("--size is required for a new volume, for example --size 10G")
     wanted = volume.new_format(volume.size)
     password = new_password(volume)
 
     from bucketry.assemble import create_volume
 
     made = event_loop.run(create_volume(connection.settings(url), wanted, password=password))
-    click.echo(f"created {url}: {summary(volume_report(made))}")
+    say(f"created {url}: {summary(volume_report(made))}")

@@ -4,7 +4,8 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, volume_options
+from bucketry.cli.options import Connection, Volume, connection_options, stored_volume_options
+from bucketry.cli.output import confirm, say
 from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.reports import summary, volume_report
@@ -23,7 +24,7 @@ from bucketry.settings import BucketSettings, VolumeSettings
 @click.option(
     "--force", is_flag=True, help="Do not ask; even when it is mounted, or no volume can be recognised."
 )
-@volume_options
+@stored_volume_options
 @connection_options
 def erase(url: str, force: bool, volume: Volume, connection: Connection) -> None:
     """Delete the volume at URL with all its data.
@@ -34,10 +35,10 @@ def erase(url: str, force: bool, volume: Volume, connection: Connection) -> None
     settings = volume.settings(given_password(volume), force=force)
     if not force:
         question = f"Erase {url} ({_recognise(bucket, settings)}) for ever?"
-        if not click.confirm(question, err=True):
+        if not confirm(question):
             raise BucketryError("nothing was erased")
     deleted = event_loop.run(_erase(bucket, settings))
-    click.echo(f"erased {url}: {deleted} objects deleted")
+    say(f"erased {url}: {deleted} objects deleted")
 
 
 def _recognise(bucket: BucketSettings, settings: VolumeSettings) -> str:

@@ -10,6 +10,7 @@ from bucketry.errors import (
     Denied,
     Invalid,
     NotFound,
+    NotPermitted,
     PreconditionFailed,
     ReadOnly,
     Unfinished,
@@ -54,7 +55,9 @@ CODES: dict[type[BaseException], int] = {
     FileNotFoundError: NOT_FOUND,
     NotADirectoryError: USAGE,
     IsADirectoryError: USAGE,
-    PermissionError: DENIED,
+    # The system's refusals, in contrast to the store's.
+    NotPermitted: FAILED,
+    PermissionError: FAILED,
     FileExistsError: USAGE,
 }
 
@@ -75,7 +78,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What to tell a person: one line, no traceback, no secrets (which our messages never hold)."""
+    """What to tell a person: no traceback, no secrets (which our messages never hold)."""
     match error:
         case KeyboardInterrupt() | click.Abort():
             text = "interrupted"
@@ -88,6 +91,11 @@ def one_line(error: BaseException) -> str:
         case _:
             text = f"internal error, please report: {type(error).__name__}: {error}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def report(error: BaseException) -> dict[str, object]:
+    """The same for a program."""
+    return {"kind": type(error).__name__, "message": one_line(error), "exit_code": exit_code(error)}
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -14,10 +14,14 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
 from bucketry.cli.options import Connection, connection_options
+from bucketry.cli.output import JsonReport, say, say_all, say_json
 from bucketry.cli.parameters import (
+    EXISTING_DIRECTORY,
     EXISTING_FILE,
-    SECONDS,
+    SECONDS_OR_ZERO,
     SIZE,
+    SIZE_OR_ZERO,
+    ExistingPath,
     SectionedOption,
     json_option,
     url_argument,
@@ -48,7 +52,6 @@ _PASSING_BYTES = 256 << 20
 #: Where the key waits between an option and the opening of the bucket.
 _KEY_META = "bucketry.files.encryption_key"
 _EXITS = [exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.INTERRUPTED]
-_DIRECTORY = click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 
 cache_dir_option = click.option(
     "--cache-dir",
@@ -91,6 +94,7 @@ encryption_option = click.option(
     "files",
     cls=Group,
     no_args_is_help=False,
+    hint="bucketry files --help lists the commands",
     examples=[
         "bucketry files put backup.tar s3://bucket/backups",
         "bucketry files ls s3://bucket/backups",
@@ -130,13 +134,11 @@ def list_command(url: str, beginning: str, is_long: bool, as_json: bool, connect
                 if as_json:
                     found.append(asdict(entry))
                 elif is_long:
-                    click.echo(f"{entry.size_bytes:>15}  {entry.etag or '-':<36}  {entry.name}")
+                    say(f"{entry.size_bytes:>15}  {entry.etag or '-':<36}  {entry.name}")
                 else:
-                    click.echo(entry.name)
+                    say(entry.name)
     if as_json:
-        click.echo(
-            json.dumps({"url": url, "count": len(found), "size_bytes": size_bytes, "files": found}, indent=2)
-        )
+        say_json({"url": url, "count": len(found), "size_bytes": size_bytes, "files": found})
 
 
 @files.command(
@@ -152,7 +154,8 @@ def list_command(url: str, beginning: str, is_long: bool, as_json: bool, connect
 @encryption_option
 def stat_command(url: str, names: tuple[str, ...], as_json: bool, connection: Connection) -> None:
     """Tell size, ETag and time of files, and whether checksums of them are kept."""
-    reports = []
+    reports: list[dict[str, object]] = []
+    whole = JsonReport({"url": url, "files": reports})
     with _opened(url, connection) as file_system:
         for name in names:
             info = file_system.info(name)
@@ -165,9 +168,9 @@ def stat_command(url: str, names: tuple[str, ...], as_json: bool, connection: Co
             }
             reports.append(report)
             if not as_json:
-                click.echo("\n".join(lines(report)))
+                say_all(lines(report))
     if as_json:
-        click.echo(json.dumps({"url": url, "files": reports}, indent=2))
+        whole.end()
 
 
 @files.command(
@@ -180,16 +183,14 @@ def stat_command(url: str, names: tuple[str, ...], as_json: bool, connection: Co
     ],
     exits=[*_EXITS[:-1], exits.BUSY, exits.INTERRUPTED],
 )
-@click.argument(
-    "sources", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False)
-)
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=ExistingPath(resolve=False))
 @url_argument
 @click.option("--name", metavar="NAME", help="Another name than the file's own; for one FILE.")
 @json_option
 @connection_options
 @encryption_option
 def put_command(
-    sources: tuple[str, ...], url: str, name: str | None, as_json: bool, connection: Connection
+    sources: tuple[Path, ...], url: str, name: str | None, as_json: bool, connection: Connection
 ) -> None:
     """Upload each FILE to URL, under its own name.
 
@@ -198,19 +199,20 @@ def put_command(
     """
     if name is not None and len(sources) > 1:
         raise click.UsageError("--name is for one FILE")
-    reports = []
+    reports: list[dict[str, object]] = []
+    whole = JsonReport({"url": url, "files": reports})
     with _opened(url, connection) as file_system:
         for source in sources:
-            target = name or Path(source).name
-            size_bytes = Path(source).stat().st_size
+            target = name or source.name
+            size_bytes = source.stat().st_size
             with progress(f"putting {target}") as update:
-                was_there = _put(file_system, Path(source).absolute(), target, size_bytes, update)
+                was_there = _put(file_system, source.absolute(), target, size_bytes, update)
             reports.append({"name": target, "size_bytes": size_bytes, "was_there": was_there})
             if not as_json:
                 words = "was there already" if was_there else format_size(size_bytes)
-                click.echo(f"put {target}: {words}")
+                say(f"put {target}: {words}")
     if as_json:
-        click.echo(json.dumps({"url": url, "files": reports}, indent=2))
+        whole.end()
 
 
 @files.command(
@@ -260,11 +262,9 @@ def get_command(
         _copy(handle, 0, handle.size(), file, update)
     size_bytes = path.stat().st_size
     if as_json:
-        click.echo(
-            json.dumps({"url": url, "name": name, "file": str(path), "size_bytes": size_bytes}, indent=2)
-        )
+        say_json({"url": url, "name": name, "file": str(path), "size_bytes": size_bytes})
     else:
-        click.echo(f"got {path}: {format_size(size_bytes)}")
+        say(f"got {path}: {format_size(size_bytes)}")
 
 
 @files.command(
@@ -278,8 +278,10 @@ def get_command(
 )
 @url_argument
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--offset", type=SIZE, metavar="SIZE", default=0, help="Where to begin in each file.")
-@click.option("--length", type=SIZE, metavar="SIZE", help="How much of each file; to its end otherwise.")
+@click.option("--offset", type=SIZE_OR_ZERO, metavar="SIZE", default=0, help="Where to begin in each file.")
+@click.option(
+    "--length", type=SIZE_OR_ZERO, metavar="SIZE", help="How much of each file; to its end otherwise."
+)
 @cache_dir_option
 @cache_size_option
 @connection_options
@@ -324,6 +326,8 @@ def remove_command(
     url: str, names: tuple[str, ...], force: bool, as_json: bool, connection: Connection
 ) -> None:
     """Delete files. They cannot be brought back."""
+    removed: list[str] = []
+    whole = JsonReport({"url": url, "removed": removed})
     with _opened(url, connection) as file_system:
         if not force:
             # All of them first: half a command is worse than none.
@@ -331,10 +335,11 @@ def remove_command(
                 file_system.info(name)
         for name in names:
             file_system.remove(name)
+            removed.append(name)
             if not as_json:
-                click.echo(f"removed {name}")
+                say(f"removed {name}")
     if as_json:
-        click.echo(json.dumps({"url": url, "removed": list(names)}, indent=2))
+        whole.end()
 
 
 @files.command(
@@ -349,7 +354,7 @@ def remove_command(
 @url_argument
 @click.option(
     "--older-than",
-    type=SECONDS,
+    type=SECONDS_OR_ZERO,
     default=UploadSettings().stale_after_seconds,
     show_default="a day",
     help="Leave those alone that began later.",
@@ -366,9 +371,9 @@ def sweep_command(url: str, older_than: float, as_json: bool, connection: Connec
     with _opened(url, connection) as file_system:
         count = file_system.sweep(older_than_seconds=older_than)
     if as_json:
-        click.echo(json.dumps({"url": url, "aborted": count}, indent=2))
+        say_json({"url": url, "aborted": count})
     else:
-        click.echo(f"{count} uploads aborted")
+        say(f"{count} uploads aborted")
 
 
 @files.command(
@@ -380,7 +385,7 @@ def sweep_command(url: str, older_than: float, as_json: bool, connection: Connec
     ],
     exits=_EXITS,
 )
-@click.argument("cache_dir", metavar="CACHE_DIR", type=_DIRECTORY)
+@click.argument("cache_dir", metavar="CACHE_DIR", type=EXISTING_DIRECTORY)
 @click.option(
     "--compare", "url", metavar="URL", help="Ask the bucket, too, and drop what has gone or changed there."
 )
@@ -403,11 +408,11 @@ def scrub_command(cache_dir: Path, url: str | None, as_json: bool, connection: C
     problems = shown.pop("problems")
     shown["verified_bytes"] = shown.pop("bytes")
     if as_json:
-        click.echo(json.dumps({**shown, "problems": problems}, indent=2))
+        say_json({**shown, "problems": problems})
     else:
-        click.echo("\n".join(lines(shown)))
+        say_all(lines(shown))
         for problem in problems:
-            click.echo(problem, err=True)
+            say(problem, err=True)
     if problems:
         raise Corrupt(f"{cache_dir}: {len(problems)} entries could not be verified")
 
@@ -418,13 +423,16 @@ def scrub_command(cache_dir: Path, url: str | None, as_json: bool, connection: C
     examples=["bucketry files stats /run/tables.json", "bucketry files stats /var/cache/tables --json"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND],
 )
-@click.argument("where", metavar="FILE|CACHE_DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument("where", metavar="FILE|CACHE_DIR", type=ExistingPath(directory=True, resolve=False))
 @json_option
 def stats_command(where: Path, as_json: bool) -> None:
     """Show the figures that a storage source writes to FILE (its statistics_file), or how full CACHE_DIR
     is."""
     report = _cache_figures(where) if where.is_dir() else _read_figures(where)
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines(report)))
+    if as_json:
+        say_json(report)
+    else:
+        say_all(lines(report))
 
 
 # -- what they share -----------------------------------------------------------------------------------------

@@ -6,16 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import click
 
+from bucketry.bucket.location import parse_url
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import DEFAULT_BLOCK_SIZE, Connection, Volume, connection_options, volume_options
+from bucketry.cli.options import (
+    DEFAULT_BLOCK_SIZE,
+    Connection,
+    Volume,
+    connection_options,
+    stored_volume_options,
+    volume_options,
+)
+from bucketry.cli.output import say
 from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import new_password, with_password
-from bucketry.core.units import format_size
+from bucketry.core.units import exact_size, format_size
 from bucketry.errors import AlreadyExists, BucketNotFound, Invalid, NotFound
 from bucketry.serve import event_loop
 from bucketry.serve.images import export_image, image_size, import_image
@@ -45,13 +55,19 @@ _IMAGE = click.argument("image", metavar="IMAGE", type=click.Path(dir_okay=False
 @_IMAGE
 @url_argument
 @click.option("--force", is_flag=True, help="Overwrite the volume that is there.")
+@click.option(
+    "--allow-short", is_flag=True, help="A stream may end before the disk does; the rest is zeros then."
+)
 @volume_options
 @connection_options
-def import_command(image: str, url: str, force: bool, volume: Volume, connection: Connection) -> None:
+def import_command(
+    image: str, url: str, force: bool, allow_short: bool, volume: Volume, connection: Connection
+) -> None:
     """Copy IMAGE, a file, a block device or - for standard input, to the disk at URL.
 
-    The disk is made when it is not there, with the size of the image rounded up to whole blocks. Holes are
-    not stored. Returns 0 only when everything is in the bucket. After a failure start again with --force.
+    The disk is made when it is not there, with the size of the image rounded up to whole blocks; that of a
+    stream is not known before its end, and has to be given as --size. Holes are not stored. Returns 0 only
+    when everything is in the bucket. After a failure start again with --force.
     """
     bucket = connection.settings(url)
     with _open_image(image) as source:
@@ -59,12 +75,15 @@ def import_command(image: str, url: str, force: bool, volume: Volume, connection
         blank = not event_loop.run(_exists(bucket, volume))
         if blank:
             password = _create_for(size, bucket, volume)
-            copied = _import(source, bucket, volume, password, blank=True)
+            copied = _import(source, bucket, volume, password, blank=True, allow_short=allow_short)
         elif force:
-            copied = with_password(volume, lambda known: _import(source, bucket, volume, known, blank=False))
+            copied = with_password(
+                volume,
+                lambda known: _import(source, bucket, volume, known, blank=False, allow_short=allow_short),
+            )
         else:
             raise AlreadyExists(f"there is a volume at {url}; --force overwrites it")
-    click.echo(f"imported {format_size(copied)} to {url}")
+    say(f"imported {format_size(copied)} to {url}")
 
 
 @click.command(
@@ -79,7 +98,7 @@ def import_command(image: str, url: str, force: bool, volume: Volume, connection
 @url_argument
 @_IMAGE
 @click.option("--force", is_flag=True, help="Overwrite IMAGE.")
-@volume_options
+@stored_volume_options
 @connection_options
 def export_command(url: str, image: str, force: bool, volume: Volume, connection: Connection) -> None:
     """Copy the disk at URL to IMAGE, a file, a block device or - for standard output.
@@ -97,7 +116,7 @@ def export_command(url: str, image: str, force: bool, volume: Volume, connection
             event_loop.run(_export(target, bucket, volume, password))
 
     with_password(volume, copy)
-    click.echo(f"exported {url} to {image}", err=image == "-")
+    say(f"exported {url} to {image}", err=image == "-")
 
 
 async def _exists(bucket: BucketSettings, volume: Volume) -> bool:
@@ -106,7 +125,9 @@ async def _exists(bucket: BucketSettings, volume: Volume) -> bool:
     try:
         await inspect_volume(bucket, replace(volume.settings(None), size_bytes=None))
     except BucketNotFound:
-        raise
+        if parse_url(bucket.url).directory is None:
+            raise
+        return False  # the volume is made with its directory, as bucketry create does
     except NotFound:
         return False
     return True
@@ -117,18 +138,24 @@ def _create_for(image_bytes: int | None, bucket: BucketSettings, volume: Volume)
     from bucketry.assemble import create_volume
 
     if volume.size is None and image_bytes is None:
-        raise Invalid("how large the image is cannot be told: give --size")
-    block_size = volume.block_size or DEFAULT_BLOCK_SIZE
-    size = volume.size or -(-(image_bytes or 0) // block_size) * block_size
+        raise Invalid("the size of a stream is not known before its end: give --size")
+    block_size = DEFAULT_BLOCK_SIZE if volume.block_size is None else volume.block_size
+    size = -(-(image_bytes or 0) // block_size) * block_size if volume.size is None else volume.size
     if image_bytes is not None and size < image_bytes:
-        raise Invalid(f"the image has {image_bytes} bytes: more than --size {size}")
+        raise Invalid(f"the image has {exact_size(image_bytes)}: more than --size {exact_size(size)}")
     password = new_password(volume)
     event_loop.run(create_volume(bucket, volume.new_format(size), password=password))
     return password
 
 
 def _import(
-    source: int, bucket: BucketSettings, volume: Volume, password: Secret | None, *, blank: bool
+    source: int,
+    bucket: BucketSettings,
+    volume: Volume,
+    password: Secret | None,
+    *,
+    blank: bool,
+    allow_short: bool,
 ) -> int:
     async def run() -> int:
         from bucketry.assemble import open_disk
@@ -136,7 +163,9 @@ def _import(
         with progress("importing") as update:
             settings = replace(volume.settings(password), size_bytes=None)
             async with open_disk(bucket, settings, CacheSettings()) as device:
-                return await import_image(source, device, blank=blank, progress=update)
+                return await import_image(
+                    source, device, blank=blank, progress=update, allow_short=allow_short
+                )
 
     return event_loop.run(run())
 
@@ -172,9 +201,10 @@ def _image_to_write(image: str) -> Iterator[int]:
         return
     path = Path(image)
     in_place = path.exists() and not path.is_file()
-    part = path if in_place else path.with_name(path.name + ".part")
+    # A name that nobody else uses, whatever lies in the directory and however long the image's own is.
+    part = path if in_place else path.with_name(f".bucketry-export-{os.getpid()}-{token_hex(4)}.part")
     # O_EXCL on a block device: not while it is mounted.
-    how = os.O_EXCL if in_place else os.O_CREAT | os.O_TRUNC
+    how = os.O_EXCL if in_place else os.O_CREAT | os.O_EXCL
     descriptor = os.open(part, os.O_WRONLY | os.O_CLOEXEC | how, 0o666)
     try:
         yield descriptor

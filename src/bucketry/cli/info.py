@@ -1,7 +1,6 @@
 """``bucketry info`` and ``bucketry stats``: what a volume says of itself, and what a serving process has
 counted."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +8,15 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, volume_options
-from bucketry.cli.parameters import directory_argument, json_option
+from bucketry.cli.options import (
+    Connection,
+    Volume,
+    connection_options,
+    refuse_url_options,
+    stored_volume_options,
+)
+from bucketry.cli.output import say_all, say_json
+from bucketry.cli.parameters import directory_argument, json_option, place_argument
 from bucketry.cli.reports import lines, volume_report
 from bucketry.cli.secrets import with_password
 from bucketry.errors import BucketryError, Closed, NotFound
@@ -25,17 +31,21 @@ from bucketry.settings import Secret
     examples=["bucketry info s3://bucket/disk", "bucketry info /mnt/data --json"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY],
 )
-@click.argument("where", metavar="URL|DIR")
+@place_argument
 @json_option
-@volume_options
+@stored_volume_options
 @connection_options
-def info(where: str, as_json: bool, volume: Volume, connection: Connection) -> None:
+def info(where: str | Path, as_json: bool, volume: Volume, connection: Connection) -> None:
     """Tell what the volume at URL is, or what is mounted on DIR.
 
     The size of s3backer's volumes is known by their first block; where that is all zeros, --size says it. An
     encrypted one may need its password then.
     """
-    report = _ask_bucket(where, volume, connection) if "://" in where else _ask_process(Path(where))
+    if isinstance(where, Path):
+        refuse_url_options(where)
+        report = _ask_process(where)
+    else:
+        report = _ask_bucket(where, volume, connection)
     _show(report, as_json)
 
 
@@ -97,4 +107,7 @@ def find_serving(directory: Path) -> State:
 
 
 def _show(report: Mapping[str, object], as_json: bool) -> None:
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines(report)))
+    if as_json:
+        say_json(report)
+    else:
+        say_all(lines(report))

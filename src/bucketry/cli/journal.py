@@ -8,13 +8,13 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
+from bucketry.cli.output import confirm_or_abort, say
+from bucketry.cli.parameters import EXISTING_DIRECTORY
 from bucketry.core.units import format_size
 from bucketry.errors import BucketryError, NotFound
 
 if TYPE_CHECKING:
     from bucketry.cache.journal import JournalReport
-
-_DIRECTORY = click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 
 
 @click.command(
@@ -22,7 +22,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, resolve_path=True, path_ty
     examples=["bucketry journal /var/cache/disk", "bucketry journal /var/cache/disk --repair"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.BUSY],
 )
-@click.argument("cache_dir", metavar="CACHE_DIR", type=_DIRECTORY)
+@click.argument("cache_dir", metavar="CACHE_DIR", type=EXISTING_DIRECTORY)
 @click.option(
     "--repair", is_flag=True, help="Cut a damaged journal at the damage; says first what that loses."
 )
@@ -51,21 +51,21 @@ def journal(cache_dir: Path, repair: bool, discard: bool, force: bool) -> None:
         except BucketryError as error:
             if not discard:
                 raise
-            click.echo(f"journal: {error}")
+            say(f"journal: {error}")
         if report is not None:
             _tell(report)
         elif not discard:
             raise NotFound(f"{cache_dir} has no journal")
         if repair and report is not None and report.damage:
             if not force:
-                click.confirm(f"Give up {format_size(report.lost_bytes)} of writes?", abort=True, err=True)
+                confirm_or_abort(f"Give up {format_size(report.lost_bytes)} of writes?")
             journals.repair(files)
-            click.echo("repaired: what comes before the damage can be replayed")
+            say("repaired: what comes before the damage can be replayed")
         elif discard:
             if not force:
-                click.confirm("Give up everything in this journal?", abort=True, err=True)
+                confirm_or_abort("Give up everything in this journal?")
             journals.discard(files)
-            click.echo("discarded")
+            say("discarded")
         elif report is not None and report.damage:
             raise BucketryError("the journal is damaged: --repair cuts it at the damage")
     finally:
@@ -74,11 +74,11 @@ def journal(cache_dir: Path, repair: bool, discard: bool, force: bool) -> None:
 
 def _tell(report: "JournalReport") -> None:
     for identity in report.identities:
-        click.echo(f"of: {identity}")
-    click.echo(f"to be replayed: {format_size(report.data_bytes)} in {report.epoch_count} epochs")
+        say(f"of: {identity}")
+    say(f"to be replayed: {format_size(report.data_bytes)} in {report.epoch_count} epochs")
     if report.torn_bytes:
-        click.echo(f"torn end, which nobody was promised: {format_size(report.torn_bytes)}")
+        say(f"torn end, which nobody was promised: {format_size(report.torn_bytes)}")
     if report.damage:
-        click.echo(f"damage: {report.damage}")
+        say(f"damage: {report.damage}")
         epochs = f"epochs {report.lost_first_epoch} to {report.lost_last_epoch}"
-        click.echo(f"lost by a repair: {format_size(report.lost_bytes)}, {epochs}")
+        say(f"lost by a repair: {format_size(report.lost_bytes)}, {epochs}")

@@ -1,16 +1,20 @@
 """The ``bucketry`` command: its parts, and how it ends."""
 
 import importlib
+import itertools
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any, ClassVar
 
 import click
 
 from bucketry import __version__
-from bucketry.cli.exits import exit_code, one_line, unwrap
+from bucketry.cli.command import CommandGroup
+from bucketry.cli.exits import exit_code, one_line, report, unwrap
+from bucketry.cli.output import say, say_json_error, say_traceback
+from bucketry.serve.log_lines import LineFormatter
 
 #: By it a shell asks which words could come next.
 _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
@@ -37,9 +41,12 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """A command is loaded when it is asked for: with all of them each one would start a tenth of a second
     later."""
+
+    #: What other programs call them.
+    synonyms: ClassVar = {"unmount": "umount", "detach": "umount", "delete": "erase", "remove": "erase"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -53,7 +60,11 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, no_args_is_help=False)
+@click.group(
+    cls=_Commands,
+    no_args_is_help=False,
+    hint="bucketry --help lists the commands, and bucketry demo shows what they do",
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Tell more, tracebacks included.")
 @click.pass_context
@@ -65,31 +76,46 @@ def cli(context: click.Context, debug: bool) -> None:
     metadata) or from --access-file.
     """
     context.obj = debug
-    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(name)s: %(message)s", debug=debug))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, handlers=[handler])
     # What a command waits for, when that is somebody else's lease.
     logging.getLogger("bucketry.lease").setLevel(logging.WARNING)
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line; its exit code. What goes wrong is one line on standard error."""
+    """Run one command line; its exit code. What goes wrong is one line on standard error, and with ``--json``
+    in the object on standard output as well."""
+    meta: MutableMapping[str, Any] = {}
     try:
-        # Not cli.main: it would add an empty line of its own to an interruption.
-        with cli.make_context("bucketry", list(arguments)) as context:
-            cli.invoke(context)
-        sys.stdout.flush()
+        try:
+            # Not cli.main: it would add an empty line of its own to an interruption.
+            with cli.make_context("bucketry", list(arguments)) as context:
+                meta = context.meta
+                cli.invoke(context)
+            sys.stdout.flush()
+        except (click.exceptions.Exit, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as caught:  # noqa: BLE001 - the border: it becomes a code and a line
+            return _failed(unwrap(caught), arguments, meta)
     except click.exceptions.Exit as ended:
         return ended.exit_code  # --help and --version
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (Exception, KeyboardInterrupt) as caught:  # noqa: BLE001 - the border: everything becomes a code and a line
-        error = unwrap(caught)
-        if "--debug" in arguments:
-            traceback.print_exception(error)
-        click.echo(f"bucketry: {one_line(error)}", err=True)
-        return exit_code(error)
     return 0
+
+
+def _failed(error: BaseException, arguments: Sequence[str], meta: MutableMapping[str, Any]) -> int:
+    words = list(itertools.takewhile(lambda word: word != "--", arguments))
+    if "--debug" in words:
+        say_traceback(error)
+    say(f"bucketry: {one_line(error)}", err=True)
+    if "--json" in words:
+        say_json_error(meta, report(error))
+        sys.stdout.flush()
+    return exit_code(error)
 
 
 def main() -> None:

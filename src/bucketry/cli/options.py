@@ -4,14 +4,25 @@ Each group is a decorator: it adds its options to a command and hands the comman
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from bucketry.cli.parameters import DEFAULT_CIPHER, EXISTING_FILE, MODE, SECONDS, SIZE, SectionedOption
+from bucketry.cli.parameters import (
+    BARE,
+    EXISTING_FILE,
+    MODE,
+    SECONDS,
+    SECONDS_OR_ZERO,
+    SIZE,
+    SIZE_OR_ZERO,
+    OptionalValue,
+    SectionedOption,
+)
 from bucketry.errors import Invalid
 from bucketry.settings import (
     CIPHER_KEY_BYTES,
@@ -27,6 +38,8 @@ from bucketry.settings import (
     VolumeSettings,
 )
 
+#: The cipher of a new volume for which none is named. s3backer's is AES-128-CBC: it has to be told this one.
+DEFAULT_CIPHER = "AES-256-CBC"
 #: s3backer's is 4 KiB, which is slow and dear; 128 KiB is what its documentation recommends and the kernel
 #: reads ahead.
 DEFAULT_BLOCK_SIZE = 128 << 10
@@ -88,6 +101,7 @@ class Volume:
     block_size: int | None
     compress: str | None
     compress_level: int | None
+    #: A cipher, or BARE for whichever it is.
     encrypt: str | None
     key_length: int | None
     block_hash_prefix: bool | None
@@ -103,7 +117,8 @@ class Volume:
             block_size_bytes=self.block_size,
             compression=self.compress,
             compression_level=self.compress_level,
-            cipher=self.encrypt,
+            cipher=None if self.encrypt == BARE else self.encrypt,
+            encrypted=None if self.encrypt is None else True,
             key_length=self.key_length,
             block_hash_prefix=self.block_hash_prefix,
             password=password,
@@ -115,10 +130,10 @@ class Volume:
         """To create a volume with. Raises Invalid."""
         return VolumeFormat(
             size_bytes=size_bytes,
-            block_size_bytes=self.block_size or DEFAULT_BLOCK_SIZE,
+            block_size_bytes=DEFAULT_BLOCK_SIZE if self.block_size is None else self.block_size,
             compression=self.compress or "none",
             compression_level=self.compress_level,
-            cipher=self.encrypt,
+            cipher=DEFAULT_CIPHER if self.encrypt == BARE else self.encrypt,
             key_length=self.key_length,
             block_hash_prefix=bool(self.block_hash_prefix),
         )
@@ -182,16 +197,31 @@ class Face:
         )
 
 
+def refuse_url_options(directory: Path, *, besides: Collection[str] = ()) -> None:
+    """Raises UsageError when an option was given that says how to open a volume, which the process that
+    serves ``directory`` has long done. ``besides``: names of parameters that mean something here."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if (
+            isinstance(parameter, SectionedOption)
+            and parameter.section in ("Volume", "Bucket")
+            and parameter.name not in besides
+            and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        ):
+            raise click.UsageError(f"{parameter.opts[0]} goes with a URL, and {directory} is a directory")
+
+
 def _group(
     name: str, kind: Callable[..., object], options: list[Callable[[Function], Function]]
 ) -> Callable[[Function], Function]:
-    """A decorator that adds ``options`` and passes their values as one ``kind`` in the argument ``name``."""
+    """A decorator that adds ``options`` and passes their values as one ``kind`` in the argument ``name``; a
+    field without an option is None."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def gathered(*args: Any, **given: Any) -> Any:
-            value = kind(**{name: given.pop(name) for name in names})
+            value = kind(**{name: given.pop(name, None) for name in names})
             return function(*args, **given, **{name: value})
 
         result: Any = gathered
@@ -226,7 +256,11 @@ connection_options = _group(
         _bucket("--access-id", metavar="ID", help="Which line of the access file; the first one otherwise."),
         _bucket("--anonymous", is_flag=True, help="Send no credentials: public buckets."),
         _bucket("--profile", metavar="NAME", help="Profile in the AWS configuration files."),
-        _bucket("--sse", type=click.Choice(["AES256", "aws:kms"]), help="Server-side encryption."),
+        _bucket(
+            "--sse",
+            type=click.Choice(["AES256", "aws:kms"], case_sensitive=False),
+            help="Server-side encryption.",
+        ),
         _bucket("--sse-key-id", metavar="ID", help="The key for aws:kms."),
         _bucket("--storage-class", metavar="CLASS", help="Storage class of new objects."),
         _bucket("--tag", multiple=True, metavar="NAME=VALUE", help="Tag of new objects (S3); up to ten."),
@@ -252,44 +286,45 @@ connection_options = _group(
 )
 
 _volume = functools.partial(_option, "Volume")
-volume_options = _group(
-    "volume",
-    Volume,
-    [
-        _volume("--size", type=SIZE, metavar="SIZE", help="Size of the disk: a number with K, M, G, T …"),
-        _volume("--block-size", type=SIZE, metavar="SIZE", help="Size of a block; 128K for new volumes."),
-        _volume(
-            "--compress", type=click.Choice(COMPRESSIONS), help="Compression of blocks written from now on."
-        ),
-        _volume("--compress-level", type=int, metavar="N", help="Level of the compression."),
-        _volume(
-            "--encrypt",
-            type=click.Choice(list(CIPHER_KEY_BYTES)),
-            metavar="[=CIPHER]",
-            help=f"Encrypt: {', '.join(CIPHER_KEY_BYTES)}; alone it means {DEFAULT_CIPHER}.",
-        ),
-        _volume(
-            "--key-length", type=int, metavar="BYTES", help="Length of the key, when not the cipher's own."
-        ),
-        _volume(
-            "--block-hash-prefix/--no-block-hash-prefix",
-            default=None,
-            help="Object names begin with a hash, spread over the key space.",
-        ),
-        _volume(
-            "--password-file",
-            type=EXISTING_FILE,
-            metavar="FILE",
-            help="The password is its first line. Else $BUCKETRY_PASSWORD, else asked for.",
-        ),
-        _volume(
-            "--password-fd",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Read the password from descriptor N.",
-        ),
-    ],
-)
+_volume_options = [
+    _volume("--size", type=SIZE, metavar="SIZE", help="Size of the disk: a number with K, M, G, T …"),
+    _volume("--block-size", type=SIZE, metavar="SIZE", help="Size of a block; 128K for new volumes."),
+    _volume(
+        "--compress",
+        type=click.Choice(COMPRESSIONS, case_sensitive=False),
+        help="Compression of blocks written from now on.",
+    ),
+    _volume("--compress-level", type=int, metavar="N", help="Level of the compression."),
+    _volume(
+        "--encrypt",
+        type=OptionalValue(list(CIPHER_KEY_BYTES)),
+        metavar="[CIPHER]",
+        help=f"The volume is encrypted, with {', '.join(CIPHER_KEY_BYTES)}, or without CIPHER with "
+        f"whichever it is; {DEFAULT_CIPHER} for new volumes.",
+    ),
+    _volume("--key-length", type=int, metavar="BYTES", help="Length of the key, when not the cipher's own."),
+    _volume(
+        "--block-hash-prefix/--no-block-hash-prefix",
+        default=None,
+        help="Object names begin with a hash, spread over the key space.",
+    ),
+    _volume(
+        "--password-file",
+        type=EXISTING_FILE,
+        metavar="FILE",
+        help="The password is its first line. Else $BUCKETRY_PASSWORD, else asked for.",
+    ),
+    _volume(
+        "--password-fd",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Read the password from descriptor N.",
+    ),
+]
+
+volume_options = _group("volume", Volume, _volume_options)
+#: For commands that write no blocks: what is said of new ones would mean nothing.
+stored_volume_options = _group("volume", Volume, [*_volume_options[:2], *_volume_options[4:]])
 
 _process = functools.partial(_option, "Process")
 process_options = _group(
@@ -320,7 +355,7 @@ process_options = _group(
         ),
         _process(
             "--cache-size",
-            type=SIZE,
+            type=SIZE_OR_ZERO,
             metavar="SIZE",
             default=CacheSettings().cache_size_bytes,
             show_default="1G",
@@ -328,7 +363,7 @@ process_options = _group(
         ),
         _process(
             "--durability",
-            type=click.Choice(DURABILITIES),
+            type=click.Choice(DURABILITIES, case_sensitive=False),
             default=CacheSettings().durability,
             show_default=True,
             help="What a flush waits for: the bucket, or a journal in --cache-dir that survives a crash.",
@@ -348,7 +383,7 @@ process_options = _group(
         ),
         _process(
             "--write-delay",
-            type=SECONDS,
+            type=SECONDS_OR_ZERO,
             default=CacheSettings().write_delay_seconds,
             show_default=True,
             help="A changed block waits so long for more changes. With 1 s or less, one that was written "

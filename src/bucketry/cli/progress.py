@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from bucketry.core.printable import printable
+
 
 class Update(Protocol):
     """Called with how much is done so far, how much there is in all (None: not known yet), and a few more
@@ -40,18 +42,19 @@ def progress(description: str, *, of_bytes: bool = True) -> Iterator[Update]:
 
     amount = DownloadColumn(binary_units=True) if of_bytes else MofNCompleteColumn()
     columns = (
-        TextColumn("{task.description}"),
+        # A name with brackets in it is no markup.
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         amount,
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeRemainingColumn(),
     )
     # Lines on standard output go above the bar, unless they go elsewhere altogether.
     console = Console(stderr=True)
     with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task(description, total=None, words="")
+        task = bar.add_task(printable(description), total=None, words="")
 
         def update(done: int, total: int | None, words: str = "", /) -> None:
-            bar.update(task, completed=done, total=total, words=words)
+            bar.update(task, completed=done, total=total, words=printable(words))
 
         yield update

@@ -9,8 +9,15 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.info import find_serving
-from bucketry.cli.options import Connection, Volume, connection_options, volume_options
-from bucketry.cli.parameters import SIZE
+from bucketry.cli.options import (
+    Connection,
+    Volume,
+    connection_options,
+    refuse_url_options,
+    stored_volume_options,
+)
+from bucketry.cli.output import say
+from bucketry.cli.parameters import SIZE, place_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size
@@ -29,12 +36,14 @@ if TYPE_CHECKING:
     examples=["bucketry resize /mnt/data 2T", "bucketry resize s3://bucket/disk 2T"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
 )
-@click.argument("where", metavar="URL|DIR")
+@place_argument
 @click.argument("new_size", metavar="SIZE", type=SIZE, required=False)
 @click.option("--force", is_flag=True, help="Delete what is stored beyond the end.")
-@volume_options
+@stored_volume_options
 @connection_options
-def resize(where: str, new_size: int | None, force: bool, volume: Volume, connection: Connection) -> None:
+def resize(
+    where: str | Path, new_size: int | None, force: bool, volume: Volume, connection: Connection
+) -> None:
     """Give the disk at URL, or the one that is attached on DIR, another size.
 
     By its directory an attached disk is made larger while it is in use; what bucketry mount has mounted there
@@ -44,14 +53,15 @@ def resize(where: str, new_size: int | None, force: bool, volume: Volume, connec
     more, ends the work.
     """
     if new_size is not None and volume.size is not None:
-        raise click.UsageError("how large? Give SIZE or --size, not both")
+        raise click.UsageError("the new size was given twice: as SIZE and with --size")
     size = volume.size if new_size is None else new_size
     if size is None:
-        raise click.UsageError("how large? Give the size")
-    if "://" in where:
-        _resize_volume(where, size, force, volume, connection)
+        raise click.UsageError("the new size is missing: bucketry resize URL|DIR SIZE")
+    if isinstance(where, Path):
+        refuse_url_options(where, besides=("size",))
+        _resize_attached(where, size, force=force)
     else:
-        _resize_attached(Path(where), size, force=force)
+        _resize_volume(where, size, force, volume, connection)
 
 
 def _resize_attached(directory: Path, size: int, *, force: bool) -> None:
@@ -73,10 +83,10 @@ def _resize_attached(directory: Path, size: int, *, force: bool) -> None:
             "the same command, once more, tries again"
         )
     if filesystem is not None:
-        click.echo(f"resized the disk on {directory} {said}, and its {filesystem} with it")
+        say(f"resized the disk on {directory} {said}, and its {filesystem} with it")
         return
-    click.echo(f"resized the disk on {directory} {said}")
-    click.echo(
+    say(f"resized the disk on {directory} {said}")
+    say(
         "what is on it grows by its own programs: losetup --set-capacity LOOP, then resize2fs LOOP, "
         "xfs_growfs DIR or btrfs filesystem resize max DIR",
         err=True,
@@ -96,7 +106,7 @@ def _resize_volume(url: str, size: int, force: bool, volume: Volume, connection:
         lambda password: event_loop.run(_resize(bucket, volume.settings(password, force=force), size)),
     )
     deleted = f"; {end.deleted_count} blocks beyond the end deleted" if end.deleted_count else ""
-    click.echo(f"resized {url} {_sizes(end.before_bytes, end.after_bytes)}{deleted}")
+    say(f"resized {url} {_sizes(end.before_bytes, end.after_bytes)}{deleted}")
 
 
 async def _resize(bucket: BucketSettings, settings: VolumeSettings, size_bytes: int) -> "ResizeStep":

@@ -9,7 +9,7 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.parameters import SECONDS, directory_argument
+from bucketry.cli.parameters import SECONDS_OR_ZERO, directory_argument
 from bucketry.cli.progress import Update, progress
 from bucketry.core.units import format_size
 from bucketry.errors import BucketryError, Closed, NotFound, Unavailable, Unfinished
@@ -28,7 +28,9 @@ _LOOK_SECONDS = 0.2
 )
 @directory_argument
 @click.option(
-    "--timeout", type=SECONDS, help="Wait so long at most; without it, as long as the bucket is reachable."
+    "--timeout",
+    type=SECONDS_OR_ZERO,
+    help="Wait so long at most; without it, as long as the bucket is reachable.",
 )
 def umount(directory: Path, timeout: float | None) -> None:
     """Unmount DIR and end the process that serves it.

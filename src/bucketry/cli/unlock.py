@@ -5,6 +5,7 @@ import click
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.options import Connection, connection_options
+from bucketry.cli.output import confirm, say
 from bucketry.cli.parameters import url_argument
 from bucketry.errors import BucketryError
 from bucketry.serve import event_loop
@@ -31,10 +32,10 @@ def unlock(url: str, force: bool, connection: Connection) -> None:
     bucket = connection.settings(url)
     seen = event_loop.run(find_holding(bucket, even_damaged=force))
     if seen.holder is None:
-        click.echo(f"nobody holds {url}")
+        say(f"nobody holds {url}")
         return
     question = f"{url} is in use by {seen.holder}. Take it away?"
-    if not force and not click.confirm(question, err=True):
+    if not force and not confirm(question):
         raise BucketryError("nothing was unlocked")
     event_loop.run(unlock_volume(bucket, seen=seen))
-    click.echo(f"unlocked {url}, which was in use by {seen.holder}")
+    say(f"unlocked {url}, which was in use by {seen.holder}")

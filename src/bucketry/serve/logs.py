@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bucketry.errors import Unsupported
+from bucketry.serve.log_lines import LineFormatter
 
 SYSLOG_SOCKET = "/dev/log"
 #: A default log lies in memory-backed /run: after this much the next start begins a new one and keeps one old
@@ -58,7 +59,7 @@ def log_to_syslog(*, debug: bool) -> None:
 
 
 def _install(handler: logging.Handler, layout: str, debug: bool) -> None:
-    handler.setFormatter(_Formatter(layout, debug))
+    handler.setFormatter(LineFormatter(layout, debug=debug))
     if not debug:
         handler.addFilter(FloodGate())
     root = logging.getLogger()
@@ -67,19 +68,6 @@ def _install(handler: logging.Handler, layout: str, debug: bool) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.getLogger("bucketry").setLevel(logging.DEBUG if debug else logging.INFO)
-
-
-class _Formatter(logging.Formatter):
-    """Tracebacks are for whoever looks for the cause: at debug only."""
-
-    def __init__(self, layout: str, debug: bool) -> None:
-        super().__init__(layout)
-        self._debug = debug
-
-    def format(self, record: logging.LogRecord) -> str:
-        if not self._debug:
-            record.exc_text, record.exc_info, record.stack_info = None, None, None
-        return super().format(record)
 
 
 class FloodGate(logging.Filter):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bucketry.errors import BucketryError, Busy, Denied, Invalid, Mismatch, Unsupported
+from bucketry.errors import BucketryError, Busy, Invalid, Mismatch, NotPermitted, Unsupported
 from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount
 
 logger = logging.getLogger(__name__)
@@ -109,9 +109,11 @@ async def find_signature(path: str) -> str | None:
 
 
 def check_rights() -> None:
-    """Raises Denied unless this process may make loop devices and mount."""
+    """Raises NotPermitted unless this process may make loop devices and mount."""
     if os.geteuid() != 0:
-        raise Denied("mounting a filesystem needs root; bucketry attach shows the disk as a file without it")
+        raise NotPermitted(
+            "mounting a filesystem needs root; bucketry attach shows the disk as a file without it"
+        )
 
 
 class LoopMount:

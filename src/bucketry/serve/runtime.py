@@ -12,7 +12,7 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bucketry.errors import Busy, Denied, Invalid, NotFound
+from bucketry.errors import Busy, Invalid, NotFound, NotPermitted
 from bucketry.serve.mounts import find_mount
 
 #: 64 bits: mount points on one machine do not collide, and paths of sockets stay short (at most 107 bytes).
@@ -43,7 +43,8 @@ def runtime_directory() -> Path:
     """The directory for state files, control sockets, logs and private mounts; made when it is not there.
 
     ``$BUCKETRY_RUNTIME_DIR``, else ``/run/bucketry`` for root, else ``$XDG_RUNTIME_DIR/bucketry``, else a
-    directory of the user's own in ``/tmp``. Raises Denied when it belongs to somebody else."""
+    directory of the user's own in ``/tmp``. Raises NotPermitted when others may enter it, or it is somebody
+    else's."""
     user = os.geteuid()
     if given := os.environ.get("BUCKETRY_RUNTIME_DIR"):
         directory = Path(given).absolute()
@@ -55,8 +56,15 @@ def runtime_directory() -> Path:
         directory = Path(f"/tmp/bucketry-{user}")  # noqa: S108 - checked below to be the user's own
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-        raise Denied(f"{directory} is not a private directory of this user (mode 0700)")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user:
+        raise NotPermitted(
+            f"{directory} is not a directory of this user's own; set BUCKETRY_RUNTIME_DIR to one that is"
+        )
+    if found.st_mode & 0o077:
+        raise NotPermitted(
+            f"{directory} has mode {found.st_mode & 0o777:04o}, so others may enter it and control the disks "
+            f"served from it; run: chmod 700 {directory}"
+        )
     return directory
 
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping
 
+from bucketry.core.printable import printable
+
 #: Values begin in this column, as in s3backer's stats file; longer names push theirs to the right.
 _VALUE_COLUMN = 28
 
@@ -24,8 +26,8 @@ def _format(value: object) -> str:
     if isinstance(value, float):
         # Three places suit ratios and rates; latencies of a few µs need more.
         return f"{value:.3f}" if value == 0 or abs(value) >= 1 else f"{value:.6f}"
-    # A line is a line: nothing from a bucket's answer may begin another.
-    return " ".join(str(value).split())
+    # A line is a line: nothing from a bucket's answer may begin another, or move a cursor.
+    return printable(str(value))
 
 
 def render_text(statistics: Mapping[str, object]) -> str:

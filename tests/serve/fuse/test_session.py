@@ -613,10 +613,12 @@ async def test_anybody_can_mount(directory_of_nobody: Path, tmp_path: Path) -> N
 
 
 async def test_where_one_may_not_write_one_may_not_mount(tmp_path: Path) -> None:
-    """fusermount3's refusal is told as it is: Denied, with its words."""
+    """fusermount3's refusal is told as it is: NotPermitted, with its words."""
     with pytest.raises(subprocess.CalledProcessError) as caught:
         await run_unprivileged(Path("/var"), tmp_path)
-    assert re.search("errors.Denied: /var: .*fusermount3: user has no write access", caught.value.stderr)
+    assert re.search(
+        "errors.NotPermitted: /var: .*fusermount3: user has no write access", caught.value.stderr
+    )
 
 
 async def test_uvloop_sees_the_end_too(tmp_path: Path) -> None:

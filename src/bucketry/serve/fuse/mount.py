@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bucketry.core.fuse.protocol import READ_AHEAD_BYTES, REQUEST_BYTES_MAX
-from bucketry.errors import BucketryError, Busy, Denied, Invalid, NotFound, Unsupported
+from bucketry.errors import BucketryError, Busy, Invalid, NotFound, NotPermitted, Unsupported
 from bucketry.serve.mounts import FUSE_TYPE, find_mount
 
 #: fusermount3 waits for nothing but the kernel; an unmount writes out the pages of mappings first.
@@ -44,7 +44,7 @@ class MountOptions:
 
 def resolve(path: Path) -> Path:
     """``path`` absolute and without symbolic links, checked to be a directory on which nothing is mounted.
-    Raises NotFound, Invalid, Busy, Denied."""
+    Raises NotFound, Invalid, Busy, NotPermitted."""
     try:
         resolved = _follow(path)
         is_directory = stat.S_ISDIR(resolved.stat().st_mode)
@@ -87,8 +87,8 @@ def mount(path: Path, options: MountOptions, *, helper: bool | None = None) -> i
     """Mount a FUSE file system on ``path`` (as ``resolve`` returns it); the descriptor of its connection,
     non-blocking.
 
-    ``helper``: whether by fusermount3; None is as the user's rights ask for. Raises Busy, Denied, Invalid,
-    NotFound, Unsupported.
+    ``helper``: whether by fusermount3; None is as the user's rights ask for. Raises Busy, NotPermitted,
+    Invalid, NotFound, Unsupported.
     """
     if "\0" in options.source or "\n" in options.source:
         raise Invalid(f"{options.source!r} cannot be the source of a mount")
@@ -124,7 +124,7 @@ def _mount_directly(path: Path, options: MountOptions) -> int:
     try:
         descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as problem:
-        raise Denied(f"{_DEVICE}: {problem.strerror}") from problem
+        raise NotPermitted(f"{_DEVICE}: {problem.strerror}") from problem
     except OSError as problem:
         raise Unsupported(f"{_DEVICE}: {problem.strerror}: this machine has no FUSE") from problem
     try:
@@ -159,8 +159,8 @@ _ERRORS: dict[int | None, type[BucketryError]] = {
     errno.EBUSY: Busy,
     # A mount whose process has gone.
     errno.ENOTCONN: Busy,
-    errno.EPERM: Denied,
-    errno.EACCES: Denied,
+    errno.EPERM: NotPermitted,
+    errno.EACCES: NotPermitted,
     errno.ENOENT: NotFound,
     errno.ENOTDIR: Invalid,
     errno.EINVAL: Invalid,
@@ -237,5 +237,5 @@ def _helper_error(message: str) -> type[BucketryError]:
     if any(
         word in text for word in ("permission denied", "not permitted", "only allowed", "no write access")
     ):
-        return Denied
+        return NotPermitted
     return Unsupported
