@@ -38,7 +38,7 @@ async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     sent."""
     location = locate(settings)
     fence = Fence()
-    metered = Metered(connect(settings))
+    metered = Metered(connect(settings, fence=fence))
     bucket = layered(FencedBucket(metered, fence), settings)
     # Lease and token are a few requests that must not wait behind others, nor for long.
     control = Retrying(

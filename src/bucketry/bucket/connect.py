@@ -21,6 +21,7 @@ from bucketry.bucket.credentials import (
     read_profile,
 )
 from bucketry.bucket.directory import DirectoryBucket
+from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket, UploadLimits
 from bucketry.bucket.location import Location, parse_url
 from bucketry.bucket.memory import MemoryBucket, shared_store
@@ -51,9 +52,10 @@ _S3_WITHOUT_PARTS = UploadLimits(
 )
 
 
-def connect(settings: BucketSettings) -> Bucket:
-    """The bucket at ``settings.url``, without its prefix (see ``parse_url``) and without wrappers. No request
-    is sent, so that a missing bucket or a wrong key shows with the first one. Blocks up to a second where S3
+def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
+    """The bucket at ``settings.url``, without its prefix (see ``parse_url``) and without wrappers. ``fence``
+    is asked in the thread that makes a change. No request is sent, so that a missing bucket or a wrong key
+    shows with the first one. Blocks up to a second where S3
     credentials must come from a metadata service. Raises Invalid, Denied (no credentials), Unsupported."""
     # The bucket client reads the same environment by itself, for what expires and is renewed.
     environment = os.environ
@@ -62,7 +64,7 @@ def connect(settings: BucketSettings) -> Bucket:
         _refuse_s3_options(settings, location)
     threads_count_max = settings.limits.requests_max
     if location.directory is not None:
-        return DirectoryBucket(location.directory, threads_count_max=threads_count_max)
+        return DirectoryBucket(location.directory, threads_count_max=threads_count_max, fence=fence)
     if location.scheme == "memory":
         return MemoryBucket(shared_store(location.bucket_name), url=location.bucket_url)
     limits, make_uploads = _NO_PARTS, None
@@ -92,6 +94,7 @@ def connect(settings: BucketSettings) -> Bucket:
         make_uploads=make_uploads,
         put_attributes={"Storage-Class": settings.storage_class} if settings.storage_class else {},
         put_tags=dict(settings.tags),
+        fence=fence,
     )
 
 

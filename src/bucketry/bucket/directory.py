@@ -3,7 +3,9 @@
 A put writes a file under ``.bucketry/``, makes it durable, and then gives it the object's name: by ``link``
 where nothing may be there, by ``rename`` otherwise, so that a reader sees the old object or the new one,
 whole. Every change takes a lock shared by all processes; a put with IfMatch takes it alone, looks at the ETag
-again and only then renames. Readers take no lock. Keys with slashes are files in sub-directories, which are
+again and only then renames. While a fence knows whose the bucket is, every change looks under that lock
+whether it still is: a process that stood still before its rename changes nothing when somebody else has
+become the owner meanwhile. Readers take no lock. Keys with slashes are files in sub-directories, which are
 opened step by step without following symbolic links: nothing outside of the directory can be named.
 
 Because files are looked up by name, a key cannot be both an object and the begin of others (``a`` and
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from bucketry.bucket import directory_uploads
+from bucketry.bucket.directory_lock import LOCK_NAME, locked
 from bucketry.bucket.envelope import (
     ETAG_BYTES,
     HEADER_BYTES_MAX,
@@ -32,6 +35,7 @@ from bucketry.bucket.envelope import (
     encode_header,
     header_size,
 )
+from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
     Attributes,
@@ -51,6 +55,7 @@ from bucketry.bucket.interface import (
 from bucketry.bucket.keys import check_key, key_flaw
 from bucketry.bucket.parts import check_part, check_part_size, check_parts
 from bucketry.bucket.threads import Threads
+from bucketry.core.names import LEASE_NAME
 from bucketry.core.priority import Priority
 from bucketry.errors import (
     AlreadyExists,
@@ -58,6 +63,7 @@ from bucketry.errors import (
     BucketryError,
     Corrupt,
     Denied,
+    Fenced,
     Invalid,
     NotFound,
     PreconditionFailed,
@@ -71,7 +77,6 @@ T = TypeVar("T")
 
 #: Our own corner of the directory: files being written, and the lock. No object can have this name.
 PRIVATE_NAME = ".bucketry"
-_LOCK_NAME = "lock"
 #: Entries of one page of a listing: S3's.
 _PAGE_COUNT_MAX = 1000
 #: A put is in memory; parts are as S3's, but may be small: a directory has no reason to refuse them.
@@ -94,9 +99,11 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
 
 
 class DirectoryBucket:
-    """The bucket in ``directory``, which must exist when it is used (BucketNotFound otherwise)."""
+    """The bucket in ``directory``, which must exist when it is used (BucketNotFound otherwise). ``fence`` is
+    asked under the lock, right before every change."""
 
-    def __init__(self, directory: Path, *, threads_count_max: int) -> None:
+    def __init__(self, directory: Path, *, threads_count_max: int, fence: Fence | None = None) -> None:
+        self._fence = fence or Fence()
         self._root = str(directory)
         self._url = f"file://{directory}"
         self._threads = Threads(self._url, threads_count_max)
@@ -344,7 +351,9 @@ class DirectoryBucket:
         self, root: int, private: int, source: int, temporary: str, key: str, condition: Condition
     ) -> None:
         with self._open_parent(root, key, make=True) as (parent, name):
-            with _locked(private, alone=isinstance(condition, IfMatch)):
+            alone = isinstance(condition, IfMatch) or self._decides_ownership(key)
+            with locked(private, self._url, alone=alone):
+                self._check_owner(key)
                 match condition:
                     case IfAbsent():
                         try:
@@ -389,7 +398,11 @@ class DirectoryBucket:
     def _unlink(self, root: int, private: int, key: str) -> bool:
         """Whether there was something to delete."""
         try:
-            with _locked(private, alone=False), self._open_parent(root, key) as (parent, name):
+            with (
+                locked(private, self._url, alone=self._decides_ownership(key)),
+                self._open_parent(root, key) as (parent, name),
+            ):
+                self._check_owner(key)
                 os.unlink(name, dir_fd=parent)
         except OSError as error:
             if error.errno in (*_ABSENT, errno.EISDIR):
@@ -397,6 +410,24 @@ class DirectoryBucket:
             raise
         self._prune(root, key)
         return True
+
+    def _decides_ownership(self, key: str) -> bool:
+        """Others look at it and then change something else: both under the lock, so it must not change
+        meanwhile."""
+        return key.endswith(LEASE_NAME)
+
+    def _check_owner(self, key: str) -> None:
+        """Raises Fenced when the bucket is somebody else's by now. Called under the lock."""
+        self._fence.check_change(key)
+        owner = self._fence.owner
+        if owner is None or key == owner.key:
+            return
+        try:
+            found = bytes(self._get(owner.key, None).data)
+        except NotFound:
+            found = None
+        if not owner.is_ours(found):
+            raise Fenced(f"{self._url}: somebody else has taken {owner.key}; {key} is left as it is")
 
     def _prune(self, root: int, key: str) -> None:
         """Remove the sub-directories that became empty. A put that has just opened one finds it gone, and
@@ -528,24 +559,12 @@ def _write(file: int, buffers: Sequence[BytesLike]) -> None:
             remaining[0] = remaining[0][count:]
 
 
-@contextlib.contextmanager
-def _locked(private: int, *, alone: bool) -> Iterator[None]:
-    """Hold the lock of the bucket. Each holder has a file description of its own, so that threads exclude
-    each other too."""
-    lock = os.open(_LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=private)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
-
-
 def _sweep(private: int) -> None:
     """Remove the files of writers that died."""
     stale_before = time.time() - _STALE_AFTER_SECONDS
     directory_uploads.remove_nameless(private, stale_before)
     with os.scandir(private) as found:
-        items = [item for item in found if item.name != _LOCK_NAME and item.is_file(follow_symlinks=False)]
+        items = [item for item in found if item.name != LOCK_NAME and item.is_file(follow_symlinks=False)]
     for item in items:
         try:
             if item.stat(follow_symlinks=False).st_mtime > stale_before:

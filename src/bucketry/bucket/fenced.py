@@ -1,9 +1,12 @@
 """A bucket that is changed only while we may: every put, delete and upload asks a fence first.
 
-It stands right above the store, below the retries: an attempt that was postponed asks again.
+It stands right above the store, below the retries: an attempt that was postponed asks again. The store itself
+asks once more in the thread that sends the request: between the two this process may have been stopped for
+any time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from bucketry.bucket.interface import NO_ATTRIBUTES, Attributes, Bucket, Condition, Part
 from bucketry.bucket.wrapper import BucketWrapper
@@ -11,20 +14,40 @@ from bucketry.core.bytes_like import BytesLike
 from bucketry.core.priority import Priority
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The object ``key`` says who may change the bucket: ``is_ours`` tells from its bytes, None when it is
+    absent, whether we may. Called from any thread."""
+
+    key: str
+    is_ours: Callable[[bytes | None], bool]
+
+
 class Fence:
     """Whether changes may pass. Open at first; ``guard_with`` a function that raises (Fenced) while they may
-    not."""
+    not. Checked from any thread."""
 
     def __init__(self) -> None:
         self._check: Callable[[], None] | None = None
+        #: For stores that can look at an object and change another in one step; None: nobody needs to look.
+        self.owner: Owner | None = None
 
-    def guard_with(self, check: Callable[[], None] | None) -> None:
+    def guard_with(self, check: Callable[[], None] | None, owner: Owner | None = None) -> None:
         """None opens the fence for good."""
+        self.owner = owner
         self._check = check
 
     def check(self) -> None:
+        """Raises what keeps changes from passing."""
         if self._check is not None:
             self._check()
+
+    def check_change(self, key: str) -> None:
+        """As ``check``, for a request that is about to be sent. What says who the owner is may be changed by
+        those who are not: its own conditions protect it."""
+        owner = self.owner
+        if owner is None or key != owner.key:
+            self.check()
 
 
 class FencedBucket(BucketWrapper):

@@ -15,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from bucketry.bucket.client_errors import read_failure
+from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
     Attributes,
@@ -86,7 +87,8 @@ DIALECTS = {
 class ObjectsBucket:
     """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names (Storage-Class),
     and so do ``put_tags``. ``make_uploads`` is given what tells whether an object exists, and makes what
-    uploads in parts; None where there are none, which ``upload_limits`` then say."""
+    uploads in parts; None where there are none, which ``upload_limits`` then say. ``fence`` is asked right
+    before every change is sent."""
 
     def __init__(
         self,
@@ -99,8 +101,10 @@ class ObjectsBucket:
         make_uploads: Callable[[Callable[[str], bool]], S3Uploads] | None = None,
         put_attributes: Mapping[str, str] = MappingProxyType({}),
         put_tags: Mapping[str, str] = MappingProxyType({}),
+        fence: Fence | None = None,
     ) -> None:
         self._store = store
+        self._fence = fence or Fence()
         self._url = url
         self._dialect = dialect
         self._put_attributes = put_attributes
@@ -314,6 +318,7 @@ class ObjectsBucket:
                 mode = "create"
             case IfMatch(etag):
                 mode = {"version": etag} if self._dialect.etag_is_version else {"e_tag": etag}
+        self._fence.check_change(key)
         try:
             result = obstore.put(
                 self._store,
@@ -330,6 +335,7 @@ class ObjectsBucket:
         return self._etag(key, result["e_tag"], result["version"])
 
     def _delete(self, key: str) -> None:
+        self._fence.check_change(key)
         try:
             obstore.delete(self._store, key)
         except (BaseError, OSError) as error:
@@ -339,6 +345,7 @@ class ObjectsBucket:
 
     def _delete_bulk(self, keys: Sequence[str]) -> None:
         """Keys of one request: the store tries all of them."""
+        self._fence.check()
         try:
             obstore.delete(self._store, keys)
         except (BaseError, OSError) as error:

@@ -28,7 +28,7 @@ from bucketry.cli.reports import volume_report
 from bucketry.cli.secrets import with_password
 from bucketry.disk.interface import Device
 from bucketry.errors import WrongPassword
-from bucketry.serve import event_loop
+from bucketry.serve import event_loop, notices
 from bucketry.serve.daemon import Announce, run_in_background
 from bucketry.serve.logs import log_to_stderr, log_to_syslog, open_log_file
 from bucketry.serve.loop_mount import MAKERS, LoopMountSettings, check_rights
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Whether the bucket can be reached is asked while somebody waits for ``umount``: not for the usual minute.
 _PROBE_BUDGET_SECONDS = 10.0
+#: What the rest of a start may take, when systemd is told that it takes longer: its own default limit.
+_START_SECONDS = 90.0
 _EXITS = [
     exits.OK,
     exits.FAILED,
@@ -208,8 +210,15 @@ def _serve_here(begin: _Start, taken: Claim) -> None:
         output = open_log_file(Path(begin.log))
         os.dup2(output, 2)
         os.close(output)
+    notices.tell(_notify_waiting)
     begin.serve(taken, lambda: notify("READY=1"))
     taken.forget()
+
+
+def _notify_waiting(line: str, seconds: float) -> None:
+    """Tell systemd what is waited for, and that the start takes longer by so much."""
+    extension = f"\nEXTEND_TIMEOUT_USEC={int((seconds + _START_SECONDS) * 1e6)}" if seconds else ""
+    notify(f"STATUS={line}{extension}")
 
 
 def _serve_in_background(begin: _Start, taken: Claim, *, default_log: bool) -> None:
@@ -219,6 +228,7 @@ def _serve_in_background(begin: _Start, taken: Claim, *, default_log: bool) -> N
         output = open_log_file(Path(begin.log), rotate=default_log)
 
     def body(announce: Announce) -> int:
+        notices.tell(lambda line, _: announce({"notice": line}))
         try:
             begin.serve(taken, lambda: announce({"ready": True}))
         except BaseException as caught:
@@ -239,7 +249,7 @@ def _serve_in_background(begin: _Start, taken: Claim, *, default_log: bool) -> N
             logging.shutdown()
         return exits.OK
 
-    report = run_in_background(body, output=output)
+    report = run_in_background(body, output=output, say=lambda line: say(f"bucketry: {line}", err=True))
     if output is not None:
         os.close(output)
     if report is None:

@@ -14,6 +14,7 @@ from bucketry import __version__
 from bucketry.cli.command import CommandGroup
 from bucketry.cli.exits import exit_code, one_line, report, unwrap
 from bucketry.cli.output import say, say_json_error, say_traceback
+from bucketry.serve import notices
 from bucketry.serve.log_lines import LineFormatter
 
 #: By it a shell asks which words could come next.
@@ -78,9 +79,10 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = debug
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(name)s: %(message)s", debug=debug))
+    handler.addFilter(lambda record: record.name != notices.NOTICES)
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, handlers=[handler])
-    # What a command waits for, when that is somebody else's lease.
-    logging.getLogger("bucketry.lease").setLevel(logging.WARNING)
+    # What a command waits for, and the like.
+    notices.tell(lambda line, _: say(f"bucketry: {line}", err=True))
 
 
 def run_command(arguments: Sequence[str]) -> int:

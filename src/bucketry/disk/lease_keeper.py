@@ -31,8 +31,8 @@ from bucketry.errors import (
 )
 
 _log = logging.getLogger(__name__)
-#: Whoever waits at a terminal should know what for: the command line shows what this logger says.
-_waits = logging.getLogger("bucketry.lease")
+#: Whoever waits at a terminal should know what for: the command line shows what this logger is told.
+_notices = logging.getLogger("bucketry.notices")
 
 _ATTRIBUTES = Attributes(content_type="application/json")
 #: While another's lease is watched, it is looked at so often.
@@ -167,9 +167,10 @@ class LeaseKeeper:
         renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         if abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds:
             raise busy
-        _waits.warning(
+        _notices.warning(
             "%s/%s: %s seems to be gone; watching its lease for %.0f s to be sure",
             self._bucket.url, self._prefix, found, found.duration_seconds,
+            extra={"seconds": found.duration_seconds},
         )  # fmt: skip
         began = self._now()
         while self._now() - began < found.duration_seconds:

@@ -10,18 +10,21 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
-#: What the child tells its parent, once. ``ready`` is a bool; when it is false the child is about to end, and
-#: the other entries say why, in the words of the command line.
+#: What the child tells its parent. With ``notice``, a line for whoever waits, and more will come. Otherwise
+#: it is the last: ``ready`` is a bool; when it is false the child is about to end, and the other entries say
+#: why, in the words of the command line.
 Report = Mapping[str, object]
 #: Somebody who pressed Ctrl-C waits no longer than this for a bucket that does not answer.
 _PATIENCE_SECONDS = 3.0
 Announce = Callable[[Report], None]
 
 
-def run_in_background(body: Callable[[Announce], int], *, output: int | None) -> Report | None:
-    """Run ``body(announce)`` in a child process that outlives this one, and return what it announces; None
-    when it ended without a word. ``output`` is a descriptor that takes its standard output and error (None:
-    nobody listens).
+def run_in_background(
+    body: Callable[[Announce], int], *, output: int | None, say: Callable[[str], None] = lambda _: None
+) -> Report | None:
+    """Run ``body(announce)`` in a child process that outlives this one, and return what it announces last;
+    None when it ended without a word. ``say`` is called with each notice before. ``output`` is a descriptor
+    that takes its standard output and error (None: nobody listens).
 
     The child leaves this session and its terminal, works in ``/`` and ends with ``body``'s return value as
     exit code. When this process is interrupted while it waits, the child is stopped and waited for."""
@@ -35,11 +38,17 @@ def run_in_background(body: Callable[[Announce], int], *, output: int | None) ->
     os.close(sending)
     try:
         with os.fdopen(receiving, "rb") as pipe:
-            line = pipe.readline()
+            report: Report | None = None
+            while line := pipe.readline():
+                report = json.loads(line)
+                assert report is not None
+                if "notice" not in report:
+                    break
+                say(str(report["notice"]))
+                report = None
     except BaseException:
         _stop(child)
         raise
-    report: Report | None = json.loads(line) if line else None
     if report is None or not report["ready"]:
         os.waitpid(child, 0)
     return report
@@ -80,11 +89,11 @@ def _announcer(sending: int) -> Announce:
     def announce(report: Report) -> None:
         if not pending:
             return
-        descriptor = pending.pop()
         try:
-            os.write(descriptor, json.dumps(report).encode() + b"\n")
+            os.write(pending[0], json.dumps(report).encode() + b"\n")
         except BrokenPipeError:
             pass  # the parent was killed; the disk is served all the same
-        os.close(descriptor)
+        if "notice" not in report:
+            os.close(pending.pop())
 
     return announce
