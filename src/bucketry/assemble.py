@@ -180,15 +180,17 @@ async def check_volume(
 
 
 async def resize_volume(
-    bucket: BucketSettings, volume: VolumeSettings, size_bytes: int
+    bucket: BucketSettings, volume: VolumeSettings, size_bytes: int, *, adopt: bool = False
 ) -> AsyncGenerator[ResizeStep, None]:
     """Give a volume another size. Raises AlreadyExists when that would delete data, unless
-    ``volume.force``."""
+    ``volume.force``; or bring data beyond its end into view, unless that is to ``adopt``."""
     threads = Threads(os.cpu_count() or 1)
     try:
         async with (
             open_place(bucket) as place,
-            aclosing(resize(place, volume, size_bytes, offload=threads, limits=bucket.limits)) as steps,
+            aclosing(
+                resize(place, volume, size_bytes, adopt=adopt, offload=threads, limits=bucket.limits)
+            ) as steps,
         ):
             async for step in steps:
                 yield step

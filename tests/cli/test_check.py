@@ -80,7 +80,8 @@ def test_damage_and_flaws_are_told_with_what_to_do(program: Program, store: Memo
     """Exit code 1 for damage; the dry run changes nothing; each repair is printed."""
     program("create", URL, "--size", "1M")
     put(store, "00000003", b"too short")
-    put(store, "00000009", b"beyond")
+    put(store, "00000009", bytes(BLOCK))
+    put(store, "0000000a", b"beyond")
     put(store, "evil\x1b[2J", b"")
     before = dict(store.objects)
     assert program("check", URL) == 1
@@ -89,6 +90,7 @@ def test_damage_and_flaws_are_told_with_what_to_do(program: Program, store: Memo
         in program.output
     )
     assert "flaw: block 9 (disk/00000009) is beyond the end; --repair deletes it" in program.output
+    assert "flaw: block 10 (disk/0000000a) is beyond the end and not zero: bucketry resize" in program.output
     assert "note: foreign object disk/evil\\x1b[2J" in program.output
     assert program.errors == f"bucketry: {URL}: 1 damaged\n"
     assert store.objects == before
@@ -97,6 +99,7 @@ def test_damage_and_flaws_are_told_with_what_to_do(program: Program, store: Memo
     assert program("check", URL, "--repair", "--zero-damaged") == 1
     assert "zeroed block 3; its object is now disk/damaged/00000003-" in program.output
     assert program("check", URL) == 0
+    assert "disk/0000000a" in store.objects
 
 
 def test_zero_damaged_without_repair_is_wrong_usage(program: Program) -> None:
@@ -127,7 +130,7 @@ def test_json_is_one_object(program: Program, store: MemoryStore) -> None:
         },
     }  # fmt: skip
     put(store, "00000003", b"too short")
-    put(store, "00000009", b"beyond")
+    put(store, "00000009", bytes(BLOCK))
     assert program("check", URL, "--json", "--repair") == 1
     entries = program.json["entries"]
     assert isinstance(entries, list)
@@ -191,6 +194,36 @@ def test_resize_there_and_back(program: Program, store: MemoryStore) -> None:
     assert program.output == f"resized {URL} from 3 MiB to 2 MiB; 1 blocks beyond the end deleted\n"
     assert program("resize", URL, "--size", "2M") == 0
     assert program.output == f"resized {URL} to 2 MiB, which it had\n"
+    assert program("info", URL, "--json") == 0
+    assert program.json["size_bytes"] == 2 << 20
+
+
+def test_what_is_beyond_the_end_is_adopted_or_deleted_by_name(program: Program, store: MemoryStore) -> None:
+    """Growing neither deletes it nor brings it back unasked."""
+    program("create", URL, "--size", "1M")
+    put(store, "00000009", b"x" * BLOCK)
+    assert program("resize", URL, "2M") == 2
+    assert "--adopt makes them part of the volume, --force deletes them" in program.errors
+    assert program("resize", URL, "2M", "--adopt", "--force") == 2
+    assert program("resize", "/nowhere", "2M", "--adopt") == 2
+    assert program("resize", URL, "2M", "--adopt") == 0
+    assert program("check", URL) == 0
+    assert "1 blocks, 128 KiB read: all is well" in program.output
+
+
+def test_a_superblock_that_was_edited_is_not_believed(program: Program, store: MemoryStore) -> None:
+    """It lacks its checksum; check gives it one when it is asked to."""
+    program("create", URL, "--size", "1M")
+    key = "disk/superblock.bucketry.json"
+    body = store.objects[key][1]
+    body = body.replace(b"1048576", b"2097152")
+    store.objects[key] = ObjectInfo(key, len(body), store.new_etag()), body
+    assert program("info", URL) == 1
+    assert "it carries no checksum, so another program has changed it" in program.errors
+    assert program("resize", URL, "3M") == 1
+    assert program("check", URL) == 0
+    assert "flaw: the superblock carries no checksum: another program has changed it" in program.output
+    assert program("check", URL, "--repair") == 0
     assert program("info", URL, "--json") == 0
     assert program.json["size_bytes"] == 2 << 20
 

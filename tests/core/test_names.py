@@ -9,7 +9,6 @@ from bucketry.core.names import (
     SUPERBLOCK_NAME,
     BlockNames,
     block_hash,
-    is_kept,
     kept_key,
 )
 
@@ -88,11 +87,14 @@ def test_the_superblock_sorts_after_all_blocks() -> None:
         assert end < "p/" + MOUNT_TOKEN_NAME < "p/" + SUPERBLOCK_NAME
 
 
-@pytest.mark.parametrize("key", ["p/0000002a", "p/d0629fa5-0000002a"])
-def test_what_is_put_aside_is_known_again(key: str) -> None:
-    """And is nobody else's: not a volume's in that folder, nor one of another prefix."""
+@pytest.mark.parametrize(("key", "hash_prefix"), [("p/0000002a", False), ("p/d0629fa5-0000002a", True)])
+def test_what_is_put_aside_is_known_again(key: str, hash_prefix: bool) -> None:
+    """And is nobody else's: not a volume's in that folder, nor one of another prefix, or other names."""
+    names = BlockNames("p/", BLOCKS_MAX, hash_prefix)
     kept = kept_key("p/", key, "20261121T193800Z")
     assert kept == f"p/damaged/{key[2:]}-20261121T193800Z"
-    assert is_kept("p/", kept)
+    assert names.is_kept(kept)
+    assert not BlockNames("p/", BLOCKS_MAX, not hash_prefix).is_kept(kept)
+    assert not names.is_kept(kept_key("p/", "p/00000000-0000002a", "20261121T193800Z"))
     for other in (kept[2:], f"p/damaged/{key[2:]}", kept + "x", kept.replace("damaged", "kept"), key):
-        assert not is_kept("p/", other)
+        assert not names.is_kept(other)

@@ -236,8 +236,10 @@ async def plant(place: Place) -> None:
     await made(place)
     await damage(place, 2, b"!" * BLOCK)
     await put(place, 5, bytes(BLOCK))
-    await put(place, 64, data(64))
-    await put(place, 0xFFFFFFF0, b"far")
+    await put(place, 64, bytes(BLOCK))
+    await put(place, 65, data(65))
+    await put(place, 0xFFFFFFEF, b"far")
+    await put(place, 0xFFFFFFF0, bytes(BLOCK))
     found = await place.bucket.get("vol/00000000")
     await place.bucket.put("vol/00000000", found.data)
     for key in ("vol/readme.txt", "vol/0000000A", "vol/other/00000000", "vol/other/00000001", "elsewhere"):
@@ -245,8 +247,7 @@ async def plant(place: Place) -> None:
 
 
 PLANTED = [
-    "beyond the end", "beyond the end", "damaged block", "foreign", "foreign", "foreign", "no crc32c",
-    "size missing", "zero block",
+    *["beyond the end"] * 4, "damaged block", *["foreign"] * 3, "no crc32c", "size missing", "zero block",
 ]  # fmt: skip
 
 
@@ -266,7 +267,8 @@ async def test_a_dry_run_tells_everything_and_changes_nothing(place: Place, stor
 
 
 async def test_repair_puts_right_what_loses_nothing(place: Place, store: MemoryStore) -> None:
-    """The damaged block and foreign objects stay as they are; each action is told."""
+    """The damaged block, what lies beyond the end and is not zero, and foreign objects stay as they are; each
+    action is told."""
     await plant(place)
     before = snapshot(store)
     result = await checked(place, repair=REPAIR)
@@ -278,7 +280,7 @@ async def test_repair_puts_right_what_loses_nothing(place: Place, store: MemoryS
         f"superblock and block 0 say {64 * BLOCK} bytes",
     ]
     assert result.report is not None
-    assert (result.damage, result.report.flaw_count, result.report.repaired_count) == (1, 0, 4)
+    assert (result.damage, result.report.flaw_count, result.report.repaired_count) == (1, 2, 4)
     after = snapshot(store)
     assert set(before) - set(after) == {"vol/00000005", "vol/00000040", "vol/fffffff0"}
     changed = {key for key in after if after[key] != before[key]}
@@ -286,7 +288,8 @@ async def test_repair_puts_right_what_loses_nothing(place: Place, store: MemoryS
     assert after["vol/00000000"][0] == before["vol/00000000"][0]
     assert stored_geometry(store.objects["vol/00000000"][0]) is not None
     again = await checked(place)
-    assert again.kinds() == ["damaged block", "foreign", "foreign", "foreign", "no crc32c"]
+    assert again.kinds() == ["beyond the end"] * 2 + ["damaged block"] + ["foreign"] * 3 + ["no crc32c"]
+    assert all("and not zero" in finding.message for finding in again.findings if "beyond" in finding.kind)
 
 
 @pytest.mark.parametrize("block", [0, 2])
@@ -340,14 +343,22 @@ async def test_a_block_that_cannot_be_put_aside_is_left(place: Place, store: Mem
     assert snapshot(store) == before
 
 
-async def test_sizes_that_disagree_are_damage_and_the_superblocks_counts(
+async def tell(place: Place, count: int, *, body: bytes | None = None) -> None:
+    """Have block 0 say another size."""
+    found = await place.bucket.get("vol/00000000")
+    metadata = {**found.info.attributes.metadata, "s3backer-filesize": str(count * BLOCK)}
+    if body is not None:
+        metadata = {name: metadata[name] for name in metadata if "crc32c" not in name}
+    attributes = replace(found.info.attributes, metadata=metadata)
+    await place.bucket.put("vol/00000000", found.data if body is None else body, attributes=attributes)
+
+
+async def test_a_smaller_size_on_block_0_is_damage_and_the_superblocks_counts(
     place: Place, store: MemoryStore
 ) -> None:
     """Such a volume does not open; repair writes what the superblock says on block 0."""
     await made(place)
-    info, body = store.objects["vol/00000000"]
-    metadata = {**info.attributes.metadata, "s3backer-filesize": str(99 * BLOCK)}
-    await place.bucket.put(info.key, body, attributes=replace(info.attributes, metadata=metadata))
+    await tell(place, 41)
     result = await checked(place)
     assert (result.kinds(), result.damage) == (["size differs"], 1)
     assert (await checked(place, repair=REPAIR)).damage == 0
@@ -356,22 +367,67 @@ async def test_sizes_that_disagree_are_damage_and_the_superblocks_counts(
         pass
 
 
+@pytest.mark.parametrize("repair", [REPAIR, ZERO])
+@pytest.mark.parametrize("body", [None, bytes(BLOCK)])
+async def test_a_larger_size_on_block_0_is_left_to_the_user(
+    place: Place, store: MemoryStore, repair: Repair, body: bytes | None
+) -> None:
+    """s3backer was told to make the volume larger: what it wrote stays, and what tells of it."""
+    await made(place)
+    await tell(place, 99, body=body)
+    for block in (70, 71, 98):
+        await put(place, block, data(block))
+    await put(place, 80, bytes(BLOCK))
+    await put(place, 99, bytes(BLOCK))
+    before = snapshot(store)
+    del before["vol/00000063"]
+    result = await checked(place, repair=repair)
+    assert result.damage == 1
+    message = result.of("size differs").message
+    assert f"bucketry resize memory://anonymous/vol/ {99 * BLOCK} keeps what it wrote" in message
+    assert f"bucketry resize memory://anonymous/vol/ {64 * BLOCK} goes back" in message
+    beyond = [finding for finding in result.findings if finding.kind == "beyond the end"]
+    assert sorted((finding.block, finding.remedy) for finding in beyond if finding.block != 99) == [
+        (70, None), (71, None), (80, None), (98, None),
+    ]  # fmt: skip
+    assert [action.message for action in result.actions] == ["deleted vol/00000063"]
+    assert snapshot(store) == before
+
+
+async def test_an_unfinished_resize_does_not_hide_a_larger_size_on_block_0(
+    place: Place, store: MemoryStore
+) -> None:
+    """To end it would write the superblock's size over what s3backer said."""
+    await made(place)
+    await cut_short(place)
+    await tell(place, 99)
+    await put(place, 98, data(98))
+    before = snapshot(store)
+    result = await checked(place, repair=REPAIR)
+    assert (result.actions, snapshot(store)) == ([], before)
+    assert result.of("unfinished resize").remedy is None
+
+
 async def test_a_resize_that_was_cut_short_is_ended(place: Place) -> None:
     """The superblock has the new size, block 0 the old one."""
     await made(place)
-    found = await find_superblock(place.bucket, "vol/")
-    assert found is not None
-    superblock, etag = found
-    cut = replace(
-        superblock,
-        format=replace(superblock.format, size_bytes=32 * BLOCK),
-        resized_from_bytes=64 * BLOCK,
-    )
-    await rewrite_superblock(place.bucket, "vol/", cut, etag)
+    await cut_short(place)
     result = await checked(place)
     assert (result.kinds(), result.damage) == (["beyond the end", "unfinished resize"], 0)
     await checked(place, repair=REPAIR)
     assert (await checked(place)).findings == []
+
+
+async def cut_short(place: Place) -> None:
+    """A resize from 64 to 32 blocks, after its first put."""
+    found = await find_superblock(place.bucket, "vol/")
+    assert found is not None
+    cut = replace(
+        found.superblock,
+        format=replace(found.superblock.format, size_bytes=32 * BLOCK),
+        resized_from_bytes=64 * BLOCK,
+    )
+    await rewrite_superblock(place.bucket, "vol/", cut, found.etag)
 
 
 async def test_wrong_checksums_of_pieces_are_told_and_no_damage(place: Place) -> None:
@@ -529,7 +585,7 @@ async def test_many_names_are_not_held_in_memory(place: Place, store: MemoryStor
     await made(place, replace(PLAIN, size_bytes=8 * BLOCK), 0)
     for number in range(3000):
         await place.bucket.put(f"vol/note {number}", b"x")
-        await put(place, 8 + number, b"beyond")
+        await put(place, 8 + number, bytes(BLOCK))
     result = await checked(place, repair=REPAIR)
     told = [finding.message for finding in result.findings if finding.kind == "foreign"]
     assert len(told) == 21

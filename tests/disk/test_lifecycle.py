@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Bucket
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
-from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
+from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames, kept_key
 from bucketry.disk import lifecycle
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
@@ -25,7 +26,7 @@ from bucketry.errors import (
     Unsupported,
     WrongPassword,
 )
-from bucketry.layout import superblock
+from bucketry.layout import superblock, volume
 from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
 from bucketry.testing.faulty_bucket import FaultyBucket
 
@@ -239,6 +240,62 @@ async def test_erasing_takes_blocks_orphans_superblock_and_token_and_nothing_els
     counts = [count async for count in lifecycle.erase(place, ASKED)]
     assert counts[-1] == 257
     assert sorted(store.objects) == ["other/00000000", "vol/readme.txt"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("hash_prefix", [False, True])
+async def test_erasing_leaves_blocks_of_the_other_kind_of_names(
+    place: Place, store: MemoryStore, hash_prefix: bool, force: bool
+) -> None:
+    """What a check calls foreign stays, put aside or not; also where no superblock tells any more."""
+    other = BlockNames("vol/", 1 << 20, not hash_prefix)
+    aside = kept_key("vol/", other.key(9), "20261121T193800Z")
+    for with_superblock in (True, False):
+        await lifecycle.create(place, replace(PLAIN, block_hash_prefix=hash_prefix), None)
+        async with opened(place) as disk:
+            await disk.write(0, b"x" * 8192)
+        for key in (other.key(7), aside):
+            await place.bucket.put(key, b"x")
+        if not with_superblock:
+            await place.bucket.delete("vol/" + SUPERBLOCK_NAME)
+        async for _ in lifecycle.erase(place, VolumeSettings(force=force)):
+            pass
+        assert sorted(store.objects) == sorted([other.key(7), aside])
+        store.objects.clear()
+
+
+async def test_of_two_volumes_in_one_prefix_only_the_one_that_is_named_is_erased(
+    place: Place, store: MemoryStore
+) -> None:
+    """By force too. The superblock goes with the volume that it describes."""
+    theirs = VolumeSettings(size_bytes=1 << 20, block_size_bytes=4096, block_hash_prefix=False)
+    async with opened(place, theirs) as disk:
+        await disk.write(0, b"plain")
+    block = await place.bucket.get("vol/00000000")
+    await place.bucket.put("vol/c448b72c-00000000", block.data, attributes=block.info.attributes)
+    for asked in (ASKED, VolumeSettings(force=True)):
+        with pytest.raises(Mismatch, match="two volumes"):
+            async for _ in lifecycle.erase(place, asked):
+                pass
+    async for _ in lifecycle.erase(place, VolumeSettings(block_hash_prefix=False, force=True)):
+        pass
+    assert names(store) == ["c448b72c-00000000"]
+
+    store.objects.clear()
+    async with opened(place, theirs) as disk:
+        await disk.write(0, b"plain")
+    await volume.create(
+        place.bucket, "vol/", replace(PLAIN, block_hash_prefix=True), salt="", password=None,
+        volume_id="0" * 32, created="2026-11-21T19:38:00Z", created_by="x", force=True,
+    )  # fmt: skip
+    async with opened(place) as disk:
+        await disk.write(0, b"hashed")
+    async for _ in lifecycle.erase(place, VolumeSettings(block_hash_prefix=False, force=True)):
+        pass
+    assert names(store) == ["c448b72c-00000000", SUPERBLOCK_NAME]
+    async for _ in lifecycle.erase(place, ASKED):
+        pass
+    assert store.objects == {}
 
 
 async def test_a_mounted_volume_is_not_erased(place: Place, store: MemoryStore) -> None:

@@ -76,9 +76,11 @@ async def content(place: Place, asked: VolumeSettings = ASKED) -> bytes:
         return bytes(await disk.read(0, disk.size_bytes))
 
 
-async def resized(place: Place, count: int, asked: VolumeSettings = ASKED) -> ResizeStep:
-    steps = [step async for step in resize(place, asked, count * BLOCK, offload=inline, limits=LIMITS)]
-    return steps[-1]
+async def resized(
+    place: Place, count: int, asked: VolumeSettings = ASKED, *, adopt: bool = False
+) -> ResizeStep:
+    steps = resize(place, asked, count * BLOCK, adopt=adopt, offload=inline, limits=LIMITS)
+    return [step async for step in steps][-1]
 
 
 def blocks(store: MemoryStore) -> list[int]:
@@ -258,17 +260,63 @@ async def test_where_no_volume_is_nothing_is_resized(place: Place, store: Memory
     assert store.objects == {}
 
 
-async def test_sizes_that_disagree_are_put_right_only_when_forced(place: Place, store: MemoryStore) -> None:
-    """s3backer was told another size: somebody has to say which one counts."""
+async def grown_by_s3backer(place: Place, *written: int) -> None:
+    """A volume of ours of 16 blocks, of which block 0 says 40."""
     await lifecycle.create(place, PLAIN, None)
-    await write(place, 0)
-    info, body = store.objects["vol/00000000"]
-    metadata = {**info.attributes.metadata, "s3backer-filesize": str(99 * BLOCK)}
-    await place.bucket.put(info.key, body, attributes=replace(info.attributes, metadata=metadata))
-    with pytest.raises(Mismatch):
-        await resized(place, 20)
-    await resized(place, 20, FORCE)
-    assert await sizes(place) == (20, 20, None)
+    await write(place, 0, 3)
+    found = await place.bucket.get("vol/00000000")
+    metadata = {**found.info.attributes.metadata, "s3backer-filesize": str(40 * BLOCK)}
+    attributes = replace(found.info.attributes, metadata=metadata)
+    await place.bucket.put("vol/00000000", found.data, attributes=attributes)
+    for block in written:
+        await place.bucket.put(f"vol/{block:08x}", data(block))
+
+
+@pytest.mark.parametrize("asked", [ASKED, FORCE])
+async def test_what_s3backer_wrote_after_it_made_the_volume_larger_is_kept(
+    place: Place, asked: VolumeSettings
+) -> None:
+    """While superblock and block 0 disagree the volume does not open; resized to the larger size it has
+    everything."""
+    await grown_by_s3backer(place, 20, 39)
+    with pytest.raises(Mismatch, match="bucketry resize makes them agree"):
+        await content(place)
+    await resized(place, 40, asked)
+    assert await sizes(place) == (40, 40, None)
+    assert await content(place) == expected(40, 0, 3, 20, 39)
+
+
+async def test_beyond_what_s3backer_made_of_it_the_usual_rules_hold(place: Place) -> None:
+    """Growing farther keeps what is before either end."""
+    await grown_by_s3backer(place, 20, 39, 45)
+    with pytest.raises(AlreadyExists, match="one block is stored beyond the end and not zero"):
+        await resized(place, 50)
+    await resized(place, 50, FORCE)
+    assert await content(place) == expected(50, 0, 3, 20, 39)
+
+
+async def test_going_back_from_what_s3backer_made_of_it_deletes_nothing_unforced(
+    place: Place, store: MemoryStore
+) -> None:
+    """It is shrinking, from the larger size."""
+    await grown_by_s3backer(place, 20, 39)
+    for count in (16, 30):
+        with pytest.raises(AlreadyExists, match="not zero beyond the new end"):
+            await resized(place, count)
+    assert blocks(store) == [0, 3, 20, 39]
+    await resized(place, 16, FORCE)
+    assert await content(place) == expected(16, 0, 3)
+    assert blocks(store) == [0, 3]
+
+
+async def test_blocks_beyond_the_end_are_adopted_when_asked(place: Place, store: MemoryStore) -> None:
+    """Block 0 need not tell of them: s3backer rewrites it only when something changes there."""
+    await lifecycle.create(place, PLAIN, None)
+    for block in (20, 45):
+        await place.bucket.put(f"vol/{block:08x}", data(block))
+    await resized(place, 40, adopt=True)
+    assert await content(place) == expected(40, 20)
+    assert blocks(store) == [20, 45]
 
 
 async def test_somebody_who_changes_the_superblock_meanwhile_is_noticed(store: MemoryStore) -> None:
@@ -280,8 +328,8 @@ async def test_somebody_who_changes_the_superblock_meanwhile_is_noticed(store: M
 
     task = asyncio.ensure_future(resized(place, 20))
     await hold.wait_arrived()
-    _, body = store.objects["vol/" + SUPERBLOCK_NAME]
-    await MemoryBucket(store).put("vol/" + SUPERBLOCK_NAME, body + b" ")
+    info, body = store.objects["vol/" + SUPERBLOCK_NAME]
+    await MemoryBucket(store).put("vol/" + SUPERBLOCK_NAME, body, attributes=info.attributes)
     hold.release()
     with pytest.raises(PreconditionFailed):
         await task

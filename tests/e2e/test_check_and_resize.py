@@ -74,3 +74,36 @@ def test_their_volume_is_checked_and_resized(
     expected[5 << 16 : 6 << 16] = bytes(1 << 16)
     with s3backer.mounted(objects.bucket, "--readOnly") as file:
         assert file.read_bytes() == expected
+
+
+@pytest.mark.parametrize("block_0", [True, False], ids=["block 0 tells", "block 0 does not tell"])
+def test_what_s3backer_wrote_after_growing_a_volume_of_ours_is_kept(
+    program: Program, place: Place, objects: S3Objects, s3backer: S3backer, tmp_path: Path, block_0: bool
+) -> None:
+    """Its documented way is --force and a larger size, which block 0 tells when it is next written. No check
+    deletes what lies there, and resize makes it part of the volume."""
+    program.create(place, "4M")
+    data = bytearray(random.Random(3).randbytes(4 * MIB) + bytes(4 * MIB))
+    with program.attached(place, tmp_path / "disk") as file:
+        file.write_bytes(data[: 4 * MIB])
+    with s3backer.mounted(objects.bucket, "--force", "--size=8m") as file, file.open("r+b") as opened:
+        for offset in (6 * MIB, 8 * MIB - BLOCK, *([0] if block_0 else [])):
+            data[offset : offset + BLOCK] = random.Random(offset).randbytes(BLOCK)
+            opened.seek(offset)
+            opened.write(data[offset : offset + BLOCK])
+    before = objects.list_keys()
+    for options in ((), ("--repair",), ("--repair", "--zero-damaged")):
+        found = program.run("check", place.url, *options, *place.options, code=int(block_0))
+        assert ("block 0 (00000000) says 8 MiB, the superblock 4 MiB" in found.stdout) is block_0
+        assert "2 flaws" in found.stdout
+        assert objects.list_keys() == before
+    if block_0:
+        program.run("attach", place.url, tmp_path / "disk", *place.options, code=2)
+    else:
+        program.run("resize", place.url, "8M", *place.options, code=2)
+    program.run("resize", place.url, "8M", *([] if block_0 else ["--adopt"]), *place.options)
+    assert "all is well" in program.run("check", place.url, *place.options).stdout
+    with program.attached(place, tmp_path / "disk") as file:
+        assert file.read_bytes() == data
+    with s3backer.mounted(objects.bucket, "--readOnly") as file:
+        assert file.read_bytes() == data

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from bucketry.bucket.connect import connect
+from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Bucket
 from bucketry.codec.offload import inline
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent
-from bucketry.errors import Busy, Invalid, WrongPassword
+from bucketry.disk import holding, lifecycle
+from bucketry.errors import Busy, Corrupt, Invalid, NotFound, WrongPassword
 from bucketry.layout.interface import Change, Layout, Write, Zero
 from bucketry.layout.mount_token import check_not_mounted, read_token, release_token, take_token
 from bucketry.layout.volume import Volume, create, detect, open_layout, s3backer_salt, unlock
-from bucketry.settings import BucketSettings, Secret, VolumeFormat, VolumeSettings
+from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 from interop.s3backer import S3backer, S3backerError
 from servers.seaweed import Seaweed
 
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.system
 
 BLOCK = 4096
 BLOCKS = 64
+BLOCK_0 = f"{0:08x}"
 PLAIN = VolumeFormat(size_bytes=BLOCKS * BLOCK, block_size_bytes=BLOCK)
 PASSWORD = Secret("correct horse")
 ASKED_NOTHING = VolumeSettings()
@@ -290,3 +293,68 @@ async def test_their_erase_leaves_our_superblock(place: Place) -> None:
     layout = await place.open(variant)
     assert await stored_blocks(layout) == set()
     assert await content_of(layout) == bytes(BLOCKS * BLOCK)
+
+
+#: As a btrfs leaves it: nothing in the first 64 KiB, so that block 0 is not stored.
+LARGE = replace(PLAIN, block_size_bytes=16 * BLOCK)
+WITHOUT_BLOCK_0 = [
+    Variant("plain", LARGE),
+    Variant("deflate", replace(LARGE, compression="deflate"), ("--compress",)),
+    Variant("aes", replace(LARGE, compression="deflate", cipher="AES-128-CBC"), ("--encrypt",)),
+    Variant(
+        "hashed",
+        replace(LARGE, compression="deflate", cipher="AES-256-CBC", block_hash_prefix=True),
+        ("--encrypt=AES-256-CBC", "--blockHashPrefix"),
+    ),
+]
+
+
+@pytest.mark.parametrize("variant", WITHOUT_BLOCK_0, ids=lambda variant: variant.name)
+async def test_their_block_size_is_found_out_without_block_0(place: Place, variant: Variant) -> None:
+    """From a block that is stored; a part that is written then leaves the rest of its block as it was."""
+    options = place.their_options(variant)
+    content = bytearray(bytes(16 * BLOCK) + image(11)[16 * BLOCK :])
+    new = [f"--size={BLOCKS * BLOCK // 1024}k", "--blockSize=64k"]
+    with place.s3backer.mounted(place.bucket_name, *options, *new) as file:
+        file.write_bytes(content)
+    asked = VolumeSettings(size_bytes=len(content), password=variant.password)
+    volume = await place.detect(variant, asked)
+    assert volume.format == replace(variant.format, compression=volume.format.compression)
+    salt = s3backer_salt(place.bucket_name, variant.prefix)
+    fence = Fence()
+    where = holding.Place(FencedBucket(place.bucket, fence), place.bucket, fence, variant.prefix, salt)
+    async with lifecycle.opened(where, asked, CacheSettings(), offload=inline, uploads_max=4) as disk:
+        assert bytes(await disk.read(0, len(content))) == content
+        await disk.write(20 * BLOCK + 7, b"a part")
+    content[20 * BLOCK + 7 : 20 * BLOCK + 13] = b"a part"
+    with place.s3backer.mounted(place.bucket_name, *options, *new, "--readOnly") as file:
+        assert file.read_bytes() == content
+
+
+async def test_their_volume_with_a_damaged_block_0_opens(place: Place) -> None:
+    """The password is tried on another block: all but that one can be read."""
+    variant = VARIANTS[2]
+    content = image(12)
+    size = f"--size={BLOCKS * BLOCK // 1024}k"
+    with place.s3backer.mounted(place.bucket_name, *place.their_options(variant), size) as file:
+        file.write_bytes(content)
+    found = await place.bucket.get(BLOCK_0)
+    body = bytearray(found.data)
+    body[5] ^= 1
+    await place.bucket.put(BLOCK_0, bytes(body), attributes=found.info.attributes)
+    layout = await place.open(variant)
+    assert bytes(await layout.read(Extent(BLOCK, len(content) - BLOCK)) or b"") == content[BLOCK:]
+    with pytest.raises(Corrupt, match=r"block 0 .*HMAC"):
+        await layout.read(Extent(0, BLOCK))
+
+
+async def test_their_empty_volume_is_known_by_its_token(place: Place) -> None:
+    """Nothing is stored yet, and it is in use all the same."""
+    variant = VARIANTS[0]
+    with (
+        place.s3backer.mounted(place.bucket_name, f"--size={BLOCKS * BLOCK // 1024}k"),
+        pytest.raises(Busy, match=r"empty so far, in use by \S+ since \d{8}T\d{6}Z"),
+    ):
+        await place.detect(variant)
+    with pytest.raises(NotFound, match="no volume here"):
+        await place.detect(variant)

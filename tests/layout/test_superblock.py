@@ -241,6 +241,10 @@ async def test_it_is_written_once() -> None:
     assert await read_superblock(bucket, "p/") == PLAIN
     await write_superblock(bucket, "p/", ENCRYPTED, replace=True)
     assert await read_superblock(bucket, "p/") == ENCRYPTED
+    await bucket.put("p/superblock.bucketry.json", encode(PLAIN))
+    with pytest.raises(Corrupt, match="it carries no checksum, so another program has changed it"):
+        await read_superblock(bucket, "p/")
+    assert await read_superblock(bucket, "p/", needs_checksum=False) == PLAIN
     await bucket.put("p/superblock.bucketry.json", b" " * (SIZE_MAX + 5))
     with pytest.raises(
         Corrupt, match=r"superblock p/superblock.bucketry.json in memory://anonymous: it is longer"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--repair",
     is_flag=True,
-    help="Put right what loses nothing: delete blocks beyond the end and blocks of zeros, write the size "
+    help="Put right what loses nothing: delete blocks of zeros, also beyond the end, write the size "
     "where it is missing or wrong.",
 )
 @click.option(

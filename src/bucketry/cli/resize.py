@@ -39,10 +39,18 @@ if TYPE_CHECKING:
 @place_argument
 @click.argument("new_size", metavar="SIZE", type=SIZE, required=False)
 @click.option("--force", is_flag=True, help="Delete what is stored beyond the end.")
+@click.option(
+    "--adopt", is_flag=True, help="Growing by URL: what is stored beyond the end becomes part of the disk."
+)
 @stored_volume_options
 @connection_options
 def resize(
-    where: str | Path, new_size: int | None, force: bool, volume: Volume, connection: Connection
+    where: str | Path,
+    new_size: int | None,
+    force: bool,
+    adopt: bool,
+    volume: Volume,
+    connection: Connection,
 ) -> None:
     """Give the disk at URL, or the one that is attached on DIR, another size.
 
@@ -51,7 +59,12 @@ def resize(
     takes no time. Shrinking is refused while anything but zeros is stored beyond the new end; shrink the
     filesystem first. After a crash the disk opens, with the old size or the new one; the same command, once
     more, ends the work.
+
+    Where an s3backer has made the disk larger its own way, superblock and block 0 disagree: give the size
+    that is right, with the URL.
     """
+    if force and adopt:
+        raise click.UsageError("--force deletes what --adopt keeps: give one of them")
     if new_size is not None and volume.size is not None:
         raise click.UsageError("the new size was given twice: as SIZE and with --size")
     size = volume.size if new_size is None else new_size
@@ -59,9 +72,11 @@ def resize(
         raise click.UsageError("the new size is missing: bucketry resize URL|DIR SIZE")
     if isinstance(where, Path):
         refuse_url_options(where, besides=("size",))
+        if adopt:
+            raise click.UsageError("--adopt goes with a URL, of a disk that is not attached")
         _resize_attached(where, size, force=force)
     else:
-        _resize_volume(where, size, force, volume, connection)
+        _resize_volume(where, size, force, adopt, volume, connection)
 
 
 def _resize_attached(directory: Path, size: int, *, force: bool) -> None:
@@ -99,22 +114,26 @@ def _sizes(before: int, after: int) -> str:
     return f"from {format_size(before)} to {format_size(after)}"
 
 
-def _resize_volume(url: str, size: int, force: bool, volume: Volume, connection: Connection) -> None:
+def _resize_volume(
+    url: str, size: int, force: bool, adopt: bool, volume: Volume, connection: Connection
+) -> None:
     bucket = connection.settings(url)
     end = with_password(
         volume,
-        lambda password: event_loop.run(_resize(bucket, volume.settings(password, force=force), size)),
+        lambda password: event_loop.run(_resize(bucket, volume.settings(password, force=force), size, adopt)),
     )
     deleted = f"; {end.deleted_count} blocks beyond the end deleted" if end.deleted_count else ""
     say(f"resized {url} {_sizes(end.before_bytes, end.after_bytes)}{deleted}")
 
 
-async def _resize(bucket: BucketSettings, settings: VolumeSettings, size_bytes: int) -> "ResizeStep":
+async def _resize(
+    bucket: BucketSettings, settings: VolumeSettings, size_bytes: int, adopt: bool
+) -> "ResizeStep":
     from bucketry.assemble import resize_volume
 
     end = None
     with progress("blocks deleted", of_bytes=False) as update:
-        async with aclosing(resize_volume(bucket, settings, size_bytes)) as steps:
+        async with aclosing(resize_volume(bucket, settings, size_bytes, adopt=adopt)) as steps:
             async for step in steps:
                 end = step
                 update(step.deleted_count, step.delete_count)

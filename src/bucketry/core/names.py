@@ -18,7 +18,7 @@ MOUNT_TOKEN_NAME = "s3backer-mounted"  # noqa: S105 -- an object's name
 
 _MASK = 0xFFFFFFFF
 _NAME = re.compile(r"(?:([0-9a-f]{8})-)?([0-9a-f]{8})", re.ASCII)
-_KEPT_NAME = re.compile(rf"{KEPT_FOLDER}(?:[0-9a-f]{{8}}-)?[0-9a-f]{{8}}-\d{{8}}T\d{{6}}Z", re.ASCII)
+_KEPT_NAME = re.compile(rf"{KEPT_FOLDER}((?:[0-9a-f]{{8}}-)?[0-9a-f]{{8}})-\d{{8}}T\d{{6}}Z", re.ASCII)
 
 
 def block_hash(block: int) -> int:
@@ -33,12 +33,6 @@ def kept_key(prefix: str, key: str, stamp: str) -> str:
     """The key that a damaged block's object is kept under; ``stamp`` is a UTC time like
     ``20261121T193800Z``."""
     return f"{prefix}{KEPT_FOLDER}{key.removeprefix(prefix)}-{stamp}"
-
-
-def is_kept(prefix: str, key: str) -> bool:
-    """Whether ``kept_key`` made this key. Another volume may lie in that folder: its blocks do not end with a
-    time."""
-    return key.startswith(prefix) and _KEPT_NAME.fullmatch(key, len(prefix)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +63,12 @@ class BlockNames:
         if found_hash is not None and int(found_hash, 16) != block_hash(block):
             return None
         return block
+
+    def is_kept(self, key: str) -> bool:
+        """Whether ``kept_key`` made this key of a block's. Another volume may lie in that folder: its blocks
+        do not end with a time."""
+        match = _KEPT_NAME.fullmatch(key, len(self.prefix)) if key.startswith(self.prefix) else None
+        return match is not None and self.parse(self.prefix + match[1]) is not None
 
     @property
     def lead_max(self) -> int:

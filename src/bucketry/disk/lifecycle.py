@@ -16,8 +16,8 @@ from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.journal_files import Files
 from bucketry.cache.saved_zeros import load_zero_map, save_zero_map
 from bucketry.codec.offload import Offload
-from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
-from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames, is_kept
+from bucketry.core.geometry import Geometry
+from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
 from bucketry.core.zero_map import ZeroMap
@@ -257,45 +257,45 @@ async def _close(cache: BlockCache) -> None:
 
 async def erase(place: Place, asked: VolumeSettings) -> AsyncGenerator[int, None]:
     """Delete a volume: its blocks, also those beyond its end, then superblock and mount token; yields how
-    many objects have gone so far. Objects of other names stay.
+    many objects have gone so far. Objects of other names stay, blocks with the other kind of names among
+    them.
 
     Nobody can mount the volume meanwhile: lease and mount token are ours. Raises NotFound where no volume is
-    and Busy where somebody has it mounted, unless ``asked.force``; Unfinished when anything is left at the
-    end. No password is needed, but one that is given must be right, by force too.
+    and Busy where somebody has it mounted, unless ``asked.force``; Mismatch when it is not clear which of two
+    volumes is meant; Unfinished when anything is left at the end. No password is needed, but one that is
+    given must be right, by force too.
     """
     if not asked.force or asked.password is not None:
         found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
         if asked.password is not None:
             await volume.unlock(place.bucket, found, asked.password)
+    naming = await volume.find_naming(place.bucket, place.prefix, asked)
     deleted_count = 0
     async with holding.held(place, force=asked.force):
-        async with aclosing(_block_keys(place)) as batches:
+        async with aclosing(_block_keys(place, naming.names)) as batches:
             async for keys in batches:
                 await place.bucket.delete_many(keys, priority=Priority.UPLOAD)
                 deleted_count += len(keys)
                 yield deleted_count
-        async with aclosing(_block_keys(place)) as batches:
+        async with aclosing(_block_keys(place, naming.names)) as batches:
             async for keys in batches:
                 raise Unfinished(
                     f"{place.url}: {keys[0]} and perhaps others came back while erasing: erase once more"
                 )
-        await place.bucket.delete(place.prefix + SUPERBLOCK_NAME)
-    await place.bucket.delete(place.prefix + LEASE_NAME)
+        if naming.owns_superblock:
+            await place.bucket.delete(place.prefix + SUPERBLOCK_NAME)
+    if naming.owns_superblock:
+        await place.bucket.delete(place.prefix + LEASE_NAME)
     yield deleted_count
 
 
-async def _block_keys(place: Place) -> AsyncGenerator[list[str], None]:
-    """The keys of all blocks under the prefix, with hash prefixes or without, and of those that a check put
-    aside, in batches."""
-    kinds = [BlockNames(place.prefix, BLOCK_COUNT_MAX, hash_prefix) for hash_prefix in (False, True)]
+async def _block_keys(place: Place, names: BlockNames) -> AsyncGenerator[list[str], None]:
+    """The keys of all blocks under the prefix, and of those that a check put aside, in batches."""
     keys: list[str] = []
     async with closing_pages(place.bucket.list(prefix=place.prefix)) as pages:
         async for page in pages:
             keys += [
-                entry.key
-                for entry in page
-                if is_kept(place.prefix, entry.key)
-                or any(names.parse(entry.key) is not None for names in kinds)
+                entry.key for entry in page if names.parse(entry.key) is not None or names.is_kept(entry.key)
             ]
             while len(keys) >= _ERASE_BATCH:
                 yield keys[:_ERASE_BATCH]

@@ -56,13 +56,20 @@ class ResizeStep:
 
 
 async def resize(
-    place: Place, asked: VolumeSettings, size_bytes: int, *, offload: Offload, limits: LimitSettings
+    place: Place,
+    asked: VolumeSettings,
+    size_bytes: int,
+    *,
+    adopt: bool = False,
+    offload: Offload,
+    limits: LimitSettings,
 ) -> AsyncGenerator[ResizeStep, None]:
     """Give the volume ``size_bytes``; yields how far it is. What ``asked`` says of the size counts for
-    nothing.
+    nothing. Where block 0 says a larger size than the superblock, what lies before that is the volume's.
 
-    Raises AlreadyExists when that would delete blocks that are not zero, unless ``asked.force``; Invalid for
-    a size that cannot be, Busy when somebody holds the volume, WrongPassword without its password.
+    Raises AlreadyExists when that would delete blocks that are not zero, unless ``asked.force``, or bring
+    such blocks into view, unless ``adopt`` makes them the volume's; Invalid for a size that cannot be, Busy
+    when somebody holds the volume, WrongPassword without its password.
     """
     asked = replace(asked, size_bytes=None)
     found, _ = await _check(place, asked, size_bytes)
@@ -71,11 +78,12 @@ async def resize(
         async with holding.held(place, force=False):
             # Once more: until now somebody else might have changed it.
             found, geometry = await _check(place, asked, size_bytes)
-            old_count, new_count = found.geometry.block_count, geometry.block_count
+            claimed = await volume.claimed_bytes(place.bucket, found)
+            old_count, new_count = claimed // geometry.block_size_bytes, geometry.block_count
             grows = new_count > old_count
             first, stop = (old_count, new_count) if grows else (new_count, BLOCK_COUNT_MAX)
             beyond = _Beyond(place, found, first, stop)
-            delete_count = await beyond.count()
+            delete_count = 0 if grows and adopt else await beyond.count()
             if delete_count and not asked.force:
                 in_flight_max = limits.blocks_in_flight(geometry.block_size_bytes)
                 live = await beyond.count_live(asked, offload, in_flight_max)
@@ -129,7 +137,10 @@ async def grow(
             f"{place.url}: an s3backer volume says its size on block 0, and nothing is stored yet: write "
             "something there, or attach it anew with the new size"
         ) from error
-    if found.geometry not in (now, geometry):
+    if (
+        found.geometry not in (now, geometry)
+        or await volume.claimed_bytes(place.bucket, found) > found.format.size_bytes
+    ):
         raise Mismatch(
             f"{place.url} is attached with {now.size_bytes} bytes and says that it has "
             f"{found.format.size_bytes}: resize it to these, or attach it anew"
@@ -165,13 +176,16 @@ async def look_size(place: Place, asked: VolumeSettings) -> int:
 
 
 async def _check(place: Place, asked: VolumeSettings, size_bytes: int) -> tuple[Volume, Geometry]:
-    """The volume, and what it shall be."""
+    """The volume, and what it shall be. That block 0 says another size is no obstacle: this is the command
+    that makes them agree."""
     try:
-        found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt)
+        found = await volume.detect(place.bucket, place.prefix, asked, salt=place.salt, compare=False)
+        # As it would be opened, but for sizes that disagree.
+        await read_superblock(place.bucket, place.prefix, needs_checksum=not asked.force)
     except Mismatch:
         raise
     except Invalid as error:
-        if await read_superblock(place.bucket, place.prefix) is not None:
+        if await read_superblock(place.bucket, place.prefix, needs_checksum=False) is not None:
             raise
         raise Invalid(
             f"{place.url}: an s3backer volume says its size on block 0, which does not say it here: there is "
@@ -186,8 +200,8 @@ def _refusal(place: Place, live: int, *, grows: bool) -> str:
         blocks = f"{live} or more blocks are"
     if grows:
         return (
-            f"{place.url}: {blocks} stored beyond the end, from an earlier and larger size, and would come "
-            "back; --force deletes them"
+            f"{place.url}: {blocks} stored beyond the end and not zero: from an earlier and larger size, or "
+            "written by another program. --adopt makes them part of the volume, --force deletes them"
         )
     return f"{place.url}: {blocks} not zero beyond the new end; --force deletes them"
 

@@ -15,10 +15,10 @@ from bucketry.core.names import (
     LEASE_NAME,
     MOUNT_TOKEN_NAME,
     SUPERBLOCK_NAME,
-    is_kept,
     kept_key,
 )
 from bucketry.core.priority import Priority
+from bucketry.core.units import exact_size
 from bucketry.core.zeros import is_zero
 from bucketry.errors import (
     BucketNotFound,
@@ -27,13 +27,13 @@ from bucketry.errors import (
     NotFound,
     Unavailable,
 )
-from bucketry.layout.block_0 import geometry_metadata, stored_geometry
+from bucketry.layout.block_0 import geometry_metadata, head_block_0, stored_geometry
 from bucketry.layout.findings import Action, Amount, Finding, LayoutCheck, Remedy, Severity
 from bucketry.layout.listing import closing_pages
 from bucketry.layout.put_new import put_new
 from bucketry.layout.resize import set_size
 from bucketry.layout.s3backer import CONTENT_TYPE
-from bucketry.layout.superblock import read_superblock
+from bucketry.layout.superblock import find_superblock
 from bucketry.layout.together import few_at_once
 from bucketry.layout.volume import Volume, open_codec
 
@@ -91,6 +91,9 @@ class S3backerCheck:
         #: Other people's objects by the first part of their names, as many as are told.
         self._foreign: dict[str, int] = {}
         self._resized_from_bytes: int | None = None
+        #: What block 0 says, if that is more than the superblock does: one of them is wrong, and which one is
+        #: not for a check to decide. Nothing is repaired by which the other's data could be lost.
+        self._told_larger_bytes: int | None = None
 
     @property
     def done(self) -> Amount:
@@ -123,15 +126,35 @@ class S3backerCheck:
         yield list(self._sum_up())
 
     async def _look_at_superblock(self) -> list[Finding]:
-        superblock = await read_superblock(self._bucket, self._volume.prefix)
-        if superblock is None:
+        found = await find_superblock(self._bucket, self._volume.prefix)
+        if found is None:
             note = "there is no superblock: an s3backer volume, known by its blocks"
             return [Finding(Severity.NOTE, "no superblock", note)]
-        self._resized_from_bytes = superblock.resized_from_bytes
-        if self._resized_from_bytes is None:
-            return []
-        note = f"a resize from {self._resized_from_bytes} bytes was cut short"
-        return [Finding(Severity.FLAW, "unfinished resize", note, remedy=Remedy.REWRITE)]
+        self._resized_from_bytes = found.superblock.resized_from_bytes
+        await self._look_for_larger_size()
+        remedy = Remedy.REWRITE if self._told_larger_bytes is None else None
+        findings = []
+        if not found.has_checksum:
+            note = "the superblock carries no checksum: another program has changed it"
+            findings.append(Finding(Severity.FLAW, "superblock without checksum", note, remedy=remedy))
+        if self._resized_from_bytes is not None:
+            note = f"a resize from {self._resized_from_bytes} bytes was cut short"
+            findings.append(Finding(Severity.FLAW, "unfinished resize", note, remedy=remedy))
+        return findings
+
+    async def _look_for_larger_size(self) -> None:
+        try:
+            told = stored_geometry(await head_block_0(self._bucket, self._names))
+        except Corrupt:
+            return  # nobody's size
+        ours = self._volume.geometry
+        if (
+            told is not None
+            and told.block_size_bytes == ours.block_size_bytes
+            and told.size_bytes > ours.size_bytes
+            and told.size_bytes != self._resized_from_bytes
+        ):
+            self._told_larger_bytes = told.size_bytes
 
     async def _looks(self) -> AsyncGenerator[Coroutine[object, object, Sequence[Finding]], None]:
         async with closing_pages(self._bucket.list(prefix=self._volume.prefix)) as pages:
@@ -145,18 +168,46 @@ class S3backerCheck:
             self._note_other(entry)
             return ()
         if block >= self._block_count:
-            self._figures.blocks_beyond_the_end += 1
-            message = f"block {block} ({entry.key}) is beyond the end"
-            return [Finding(Severity.FLAW, "beyond the end", message, block, entry.key, Remedy.DELETE)]
+            return [await self._look_beyond(block, entry)]
         findings = await self._look_at_block(block, entry)
         self._done = Amount(self._done.blocks + 1, self._done.size_bytes + entry.size_bytes)
         return findings
+
+    async def _look_beyond(self, block: int, entry: Entry) -> Finding:
+        """A block beyond the end. It goes only if nobody can miss it: another program may have made the
+        volume larger, and this is its data."""
+        self._figures.blocks_beyond_the_end += 1
+        named = f"block {block} ({entry.key}) is beyond the end"
+        remedy: Remedy | None = Remedy.DELETE
+        if block * self._block_size < (self._told_larger_bytes or 0):
+            named = f"block {block} ({entry.key}) is beyond the superblock's end and before that of block 0"
+            remedy = None
+        elif block * self._block_size < (self._resized_from_bytes or 0):
+            named += ", left by the resize that was cut short"
+        elif not await self._is_zero(entry):
+            named += (
+                " and not zero: bucketry resize makes it part of the volume (--adopt) or deletes it (--force)"
+            )
+            remedy = None
+        return Finding(Severity.FLAW, "beyond the end", named, block, entry.key, remedy)
+
+    async def _is_zero(self, entry: Entry) -> bool:
+        """False too when nobody can tell."""
+        try:
+            _, is_zero_block, _ = await self._read(entry)
+        except BucketNotFound:
+            raise
+        except NotFound:
+            return True
+        except Corrupt:
+            return False
+        return is_zero_block
 
     def _note_other(self, entry: Entry) -> None:
         name = entry.key.removeprefix(self._volume.prefix)
         if name in _CONTROL_NAMES:
             return
-        if is_kept(self._volume.prefix, entry.key):
+        if self._every_name.is_kept(entry.key):
             self._figures.kept_objects += 1
             return
         self._figures.foreign_objects += 1
@@ -199,7 +250,7 @@ class S3backerCheck:
     async def _read(self, entry: Entry) -> tuple[Object, bool, bool]:
         """The object, whether its block is zero, and whether the checksums of its pieces, if it has any, fit.
         Raises Corrupt."""
-        block = self._names.parse(entry.key)
+        block = self._every_name.parse(entry.key)
         assert block is not None
         size_bytes = entry.size_bytes
         if size_bytes > self._body_max:
@@ -229,7 +280,9 @@ class S3backerCheck:
         self._figures.blocks_with_wrong_pieces += not pieces_fit
         findings = list(self._judge_block_0(info)) if block == 0 else []
         # The size of an s3backer volume is written on its block 0: that stays.
-        if is_zero_block and (block or self._volume.kind != "s3backer"):
+        # And what block 0 says where it disagrees with the superblock must be seen by who decides.
+        is_needed = block == 0 and (self._volume.kind == "s3backer" or self._told_larger_bytes is not None)
+        if is_zero_block and not is_needed:
             self._figures.zero_blocks += 1
             message = f"block {block} ({info.key}) is stored, though it is zero"
             findings.append(Finding(Severity.FLAW, "zero block", message, block, info.key, Remedy.DELETE))
@@ -244,6 +297,15 @@ class S3backerCheck:
         if told is None:
             message = f"block 0 ({info.key}) does not say the volume's size, which s3backer looks for there"
             return [Finding(Severity.FLAW, "size missing", message, 0, info.key, Remedy.REWRITE)]
+        if told.size_bytes == self._told_larger_bytes:
+            where = f"{self._bucket.url}/{self._volume.prefix}"
+            message = (
+                f"block 0 ({info.key}) says {exact_size(told.size_bytes)}, the superblock "
+                f"{exact_size(geometry.size_bytes)}: an s3backer was told to make the volume larger. "
+                f"bucketry resize {where} {told.size_bytes} keeps what it wrote, bucketry resize "
+                f"{where} {geometry.size_bytes} goes back"
+            )
+            return [Finding(Severity.DAMAGE, "size differs", message, 0, info.key)]
         is_unfinished = told == replace(geometry, size_bytes=self._resized_from_bytes or geometry.size_bytes)
         if told == geometry or is_unfinished:
             return []

@@ -17,7 +17,7 @@ async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
 
     Where both exist there are three puts: a superblock of the new size that says which one block 0 still has,
     block 0, and the superblock without that. After the first the volume has its new size, whatever happens
-    then.
+    then. A superblock without a checksum gets one.
 
     Raises Invalid for an s3backer volume whose block 0 is not stored, PreconditionFailed when somebody else
     writes the superblock.
@@ -33,7 +33,7 @@ async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
     found = await find_superblock(bucket, volume.prefix)
     if found is None:
         raise NotFound(f"{where}: the superblock has gone")
-    superblock, etag = found
+    superblock, etag = found.superblock, found.etag
     wanted = _resized(superblock, geometry)
     try:
         told = stored_geometry(await head_block_0(bucket, volume.names))
@@ -43,7 +43,7 @@ async def set_size(bucket: Bucket, volume: Volume, geometry: Geometry) -> None:
         superblock = replace(wanted, resized_from_bytes=told.size_bytes)
         etag = await rewrite_superblock(bucket, volume.prefix, superblock, etag)
     await rewrite_geometry(bucket, volume.names, geometry)
-    if superblock != wanted:
+    if superblock != wanted or not found.has_checksum:
         await rewrite_superblock(bucket, volume.prefix, wanted, etag)
 
 
@@ -66,7 +66,7 @@ async def set_size_in_use(
     found = await find_superblock(bucket, volume.prefix)
     if found is None:
         raise NotFound(f"{where}: the superblock has gone")
-    superblock, etag = found
+    superblock, etag = found.superblock, found.etag
     wanted = _resized(superblock, geometry)
     if superblock.format != wanted.format or superblock.resized_from_bytes is None:
         # Block 0 may be stored at any moment, even if it is not now.

@@ -98,8 +98,8 @@ async def samples(bucket: Bucket, prefix: str, hash_prefix: bool | None) -> Asyn
 async def _listed(bucket: Bucket, prefix: str, names: Sequence[BlockNames]) -> AsyncGenerator[Sample, None]:
     page_count = 0
     has_any = False
-    # Block names begin with a digit or a letter up to f; what sorts before or after is not looked at.
-    listing = bucket.list(prefix=prefix, after=f"{prefix}/")
+    # Block names begin with a digit or a letter up to f; of what sorts before or after little is looked at.
+    listing = bucket.list(prefix=prefix, after=f"{prefix}.~")
     async with closing_pages(listing) as pages:
         async for page in pages:
             blocks = [

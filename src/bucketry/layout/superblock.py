@@ -149,21 +149,39 @@ def decode(body: bytes) -> Superblock:
         raise Corrupt(str(error)) from error
 
 
-async def read_superblock(bucket: Bucket, prefix: str) -> Superblock | None:
-    """The superblock under ``prefix``, None where there is none. Raises as ``decode``, naming the object."""
+@dataclass(frozen=True, slots=True)
+class StoredSuperblock:
+    """A superblock as it is stored. ``has_checksum``: it carries one, and that fits."""
+
+    superblock: Superblock
+    etag: str
+    has_checksum: bool
+
+
+async def read_superblock(bucket: Bucket, prefix: str, *, needs_checksum: bool = True) -> Superblock | None:
+    """The superblock under ``prefix``, None where there is none. Raises as ``decode``, naming the object, and
+    Corrupt when its checksum does not fit or, if it ``needs_checksum``, is missing."""
     found = await find_superblock(bucket, prefix)
-    return None if found is None else found[0]
+    if found is None:
+        return None
+    if needs_checksum and not found.has_checksum:
+        raise Corrupt(
+            f"superblock {prefix}{SUPERBLOCK_NAME} in {bucket.url}: it carries no checksum, so another "
+            "program has changed it. If it is right, bucketry check --repair gives it one; --force takes it "
+            "as it is"
+        )
+    return found.superblock
 
 
-async def find_superblock(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
-    """The same with its ETag."""
+async def find_superblock(bucket: Bucket, prefix: str) -> StoredSuperblock | None:
+    """The same with what there is to know of its object; it needs no checksum."""
     try:
         return await _find(bucket, prefix)
     except Corrupt:
         return await _find(bucket, prefix)  # it may have been damaged on its way
 
 
-async def _find(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
+async def _find(bucket: Bucket, prefix: str) -> StoredSuperblock | None:
     key = prefix + SUPERBLOCK_NAME
     try:
         found = await bucket.get(key, byte_range=ByteRange(0, SIZE_MAX + 1))
@@ -175,7 +193,7 @@ async def _find(bucket: Bucket, prefix: str) -> tuple[Superblock, str] | None:
     try:
         if CRC32C_NAME in metadata and len(body) <= SIZE_MAX:
             check_crc32c(body, metadata[CRC32C_NAME])
-        return decode(body), found.info.etag
+        return StoredSuperblock(decode(body), found.info.etag, CRC32C_NAME in metadata)
     except (Corrupt, Unsupported) as error:
         raise type(error)(f"superblock {key} in {bucket.url}: {error}") from error
 

@@ -23,6 +23,7 @@ from bucketry.errors import (
     Invalid,
     Mismatch,
     NotFound,
+    Unsupported,
     WrongPassword,
 )
 from bucketry.layout.block_0 import flaw_of_metadata, stored_geometry
@@ -81,14 +82,14 @@ async def detect(
 
     ``salt`` is that of volumes without a superblock. ``allow_empty``: where nothing is stored, an s3backer
     volume of the size and block size that are asked. ``compare``: block 0 must say the same as the
-    superblock.
+    superblock, and that must carry its checksum.
 
     Raises NotFound where no volume is, Busy where s3backer has an empty one mounted, Mismatch when it is not
     as asked, Invalid when something must be told to open it, WrongPassword when that takes a password,
     Corrupt and Unsupported when it cannot be understood.
     """
     where = f"{bucket.url}/{prefix}"
-    superblock = await read_superblock(bucket, prefix)
+    superblock = await read_superblock(bucket, prefix, needs_checksum=compare and not asked.force)
     if superblock is not None:
         return await _detect_ours(bucket, prefix, asked, superblock, where, compare=compare)
     return await _detect_s3backers(bucket, prefix, asked, salt, where, allow_empty=allow_empty)
@@ -110,8 +111,8 @@ async def _detect_ours(
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
         if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
-                f"{where}: the superblock says {_words(sizes)}, block 0 says {_words(stored)}; --force takes "
-                "the superblock's"
+                f"{where}: the superblock says {_words(sizes)}, block 0 says {_words(stored)}. bucketry "
+                "resize makes them agree; --force takes the superblock's"
             )
     compression = found.compression if asked.compression is None else asked.compression
     level = asked.compression_level
@@ -123,6 +124,59 @@ async def _detect_ours(
 
 def _words(geometry: Geometry) -> str:
     return f"{exact_size(geometry.size_bytes)} in blocks of {exact_size(geometry.block_size_bytes)}"
+
+
+async def claimed_bytes(bucket: Bucket, volume: Volume) -> int:
+    """How far the volume reaches: where superblock and block 0 disagree, the larger size of the two. An
+    s3backer was told to grow it, perhaps, and what it wrote lies before that end.
+
+    A size that block 0 still says from before a resize does not count. Raises Mismatch when the two disagree
+    on the size of blocks.
+    """
+    try:
+        told = stored_geometry(await look_at(bucket, volume.names.key(0)))
+    except Corrupt:
+        told = None  # no volume can be so
+    size_bytes = volume.format.size_bytes
+    if told is None or told.size_bytes in (size_bytes, volume.resized_from_bytes):
+        return size_bytes
+    _check_size(
+        "by the superblock the block size is",
+        volume.format.block_size_bytes,
+        told.block_size_bytes,
+        f"{bucket.url}/{volume.prefix}",
+    )
+    return max(size_bytes, told.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Which objects below a prefix are a volume's. ``owns_superblock``: the superblock there, if any, is its
+    too, and not that of another volume with the other kind of names."""
+
+    names: BlockNames
+    owns_superblock: bool
+
+
+async def find_naming(bucket: Bucket, prefix: str, asked: VolumeSettings) -> Naming:
+    """What of all that lies below ``prefix`` is to be erased, whatever state it is in.
+
+    Raises Mismatch when nothing but ``asked`` could tell and it does not.
+    """
+    wanted = asked.block_hash_prefix
+    try:
+        superblock = await read_superblock(bucket, prefix, needs_checksum=False)
+    except (Corrupt, Unsupported):
+        superblock = None
+    if superblock is not None:
+        found = superblock.format.block_hash_prefix
+        wanted = found if wanted is None else wanted
+        return Naming(BlockNames(prefix, BLOCK_COUNT_MAX, wanted), owns_superblock=wanted is found)
+    if wanted is None:
+        async with aclosing(samples(bucket, prefix, None)) as stored:
+            sample = await anext(stored, None)
+        wanted = sample is not None and sample.hash_prefix
+    return Naming(BlockNames(prefix, BLOCK_COUNT_MAX, wanted), owns_superblock=True)
 
 
 def _our_volume(prefix: str, superblock: Superblock) -> Volume:
