@@ -46,7 +46,7 @@ class CommandLine:
     ) -> Ended:
         """Run a command to its end."""
         done = subprocess.run(
-            self._argv(arguments),
+            self.argv(*arguments),
             env=self.environment(environment),
             input=text,
             stdin=subprocess.DEVNULL if text is None else None,
@@ -83,7 +83,7 @@ class CommandLine:
     ) -> "subprocess.Popen[str]":
         """Start a command and go on; its standard error is the caller's to read."""
         process = subprocess.Popen(
-            self._argv(arguments),
+            self.argv(*arguments),
             env=self.environment(environment),
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -125,7 +125,8 @@ class CommandLine:
             wait_until(functools.partial(_is_over, state["pid"]))
             self.run("umount", state["mount_point"])
 
-    def _argv(self, arguments: Sequence[str | Path]) -> list[str]:
+    def argv(self, *arguments: str | Path) -> list[str]:
+        """The words that run a command."""
         return [sys.executable, "-m", "bucketry", *map(str, arguments)]
 
 

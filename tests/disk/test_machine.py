@@ -1,12 +1,17 @@
 """We know ourselves, and which of our processes are gone."""
 
 import os
+import socket
 import subprocess
 import sys
 from datetime import UTC
+from types import SimpleNamespace
 
-from bucketry.core.lease import Holder
-from bucketry.disk.machine import ThisMachine, has_ended, this_process
+import pytest
+
+from bucketry.core import lease as rules
+from bucketry.core.lease import Holder, Lease
+from bucketry.disk.machine import ThisMachine, has_ended, host_name, this_process
 
 
 def test_a_process_of_this_machine_that_has_ended_is_known() -> None:
@@ -31,3 +36,29 @@ def test_its_clocks_go_forward() -> None:
     machine = ThisMachine()
     assert machine.now() <= machine.now()
     assert machine.utc_now().tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("host-a", "host-a"),
+        ("h\xf6st", "h\xf6st"),
+        ("bad \udce9\n", "bad \\xe9\\n"),
+        ("\udce9" * 64, "\\xe9" * 64),
+    ],
+)
+def test_any_host_name_fits_into_a_lease(monkeypatch: pytest.MonkeyPatch, name: str, shown: str) -> None:
+    """The kernel takes any 64 bytes for one; what we write must be what we read."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=name))
+    assert host_name() == shown[:255]
+    me = this_process(1)
+    when = "2026-11-29T09:00:00Z"
+    written = rules.encode(Lease(epoch=1, holder=me, taken=when, renewed=when))
+    found = rules.decode(written).holder
+    assert found == me
+    assert not has_ended(me)
+
+
+def test_the_host_name_is_the_systems() -> None:
+    """As other programs show it."""
+    assert host_name() == socket.gethostname()

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[int, str, Arguments]] = {
     "no such bucket": (3, "no such bucket", lambda p, d: _attach(p, d, url="s3://not-there-at-all")),
     "no volume": (3, "no volume", lambda p, d: _attach(p, d, url=f"{p.url}/elsewhere")),
     "wrong key": (4, "SignatureDoesNotMatch", _wrong_key),
-    "no access file": (2, "access", lambda p, d: _attach(Place(p.url, ["--access-file", "/not/there"]), d)),
+    "no access file": (3, "no such file", lambda p, d: _attach(Place(p.url, ["--access-file", "/no"]), d)),
     "wrong size": (2, "size", lambda p, d: _attach(p, d, "--size", "8M")),
     "wrong block size": (2, "block size", lambda p, d: _attach(p, d, "--block-size", "64K")),
     "not a size": (2, "not a size", lambda p, d: _attach(p, d, "--size", "much")),

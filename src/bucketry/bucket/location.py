@@ -54,6 +54,10 @@ def looks_like_url(text: str) -> bool:
 
 def parse_url(url: str) -> Location:
     """What ``url`` says. Raises Invalid, with one line that names the flaw."""
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"bucket URL {_shown(url)} is not valid UTF-8") from error
     if not url.isprintable():
         raise Invalid(f"bucket URL {_shown(url)} has a control or invisible character")
     scheme, separator, rest = url.partition("://")

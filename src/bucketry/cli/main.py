@@ -120,8 +120,19 @@ def _failed(error: BaseException, arguments: Sequence[str], meta: MutableMapping
     return exit_code(error)
 
 
+def _begin_again_in_utf8() -> None:
+    """Run this command anew in Python's UTF-8 mode, which cannot be switched on later.
+
+    Python decodes the command line as the locale says. In another than UTF-8 the same bytes would be another
+    key in the bucket, and the directory of a mount another one than its state file names.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+
+
 def main() -> None:
     """The console script."""
+    _begin_again_in_utf8()
     if _COMPLETION_VARIABLE in os.environ:
         cli.main(prog_name="bucketry", complete_var=_COMPLETION_VARIABLE)
     sys.exit(run_command(sys.argv[1:]))

@@ -1,13 +1,16 @@
 """Who we are to others that want a volume: our process, our machine, and its clocks."""
 
 import os
-import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from bucketry.core.lease import Holder
+from bucketry.core.printable import printable
+
+#: What a lease takes.
+_HOST_NAME_MAX = 255
 
 
 class Machine(Protocol):
@@ -49,10 +52,17 @@ class ThisMachine:
         return datetime.now(UTC)
 
 
+def host_name() -> str:
+    """The name of this machine as text that fits into a lease and into a line of s3backer's token, whatever
+    its bytes and the locale are."""
+    name = os.fsencode(os.uname().nodename).decode(errors="surrogateescape")
+    return printable(name)[:_HOST_NAME_MAX]
+
+
 def this_process(token: int) -> Holder:
     """Us, as a holder."""
     return Holder(
-        host=socket.gethostname(),
+        host=host_name(),
         boot_id=_boot_id(),
         pid=os.getpid(),
         start_time=_start_time(os.getpid()) or 0,
@@ -62,7 +72,7 @@ def this_process(token: int) -> Holder:
 
 def has_ended(holder: Holder) -> bool:
     """Whether the holder was a process of this machine and is no more. False when it may live elsewhere."""
-    if not holder.boot_id or holder.boot_id != _boot_id() or holder.host != socket.gethostname():
+    if not holder.boot_id or holder.boot_id != _boot_id() or holder.host != host_name():
         return False
     return _start_time(holder.pid) != holder.start_time
 
