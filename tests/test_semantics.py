@@ -37,6 +37,11 @@ HELD_BY = {
         "cache/test_block_cache.py::test_a_failed_upload_is_reported_by_the_flush_and_kept",
         "cache/test_block_cache.py::test_a_background_failure_heals_by_itself",
     ],
+    "Credentials may be replaced while": [
+        "e2e/test_credentials.py::test_keys_are_replaced_under_fio",
+        "e2e/test_credentials.py::test_keys_are_replaced_under_a_filesystem",
+        "bucket/test_credentials.py::test_every_request_goes_on_with_new_keys",
+    ],
     "`bucketry umount` returns 0 only when": [
         "e2e/test_commands.py::test_attach_shows_the_disk_and_umount_brings_it_into_the_bucket",
         "cache/test_block_cache.py::test_a_close_that_cannot_flush_can_be_tried_again",

@@ -11,6 +11,7 @@
     ├── PreconditionFailed        put-if-match: the object is not the one that was seen
     ├── UploadGone                an upload in parts was completed or aborted meanwhile: begin it anew
     ├── Denied                    the store refuses our credentials or our rights
+    │   ├── CredentialsRefused    … that it took before: new ones may come
     │   └── WrongPassword         the volume refuses our password
     ├── NotPermitted              this machine refuses: not root, not this user's directory
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
@@ -18,7 +19,8 @@
     ├── ReadOnly                  a change was asked of something opened for reading
     ├── Unsupported               the store, the kernel or this machine cannot do that
     ├── Unavailable               may work later: network, time-outs, 5xx; seen after a budget of retries
-    │   └── Throttled             the store asks us to slow down
+    │   ├── Throttled             the store asks us to slow down
+    │   └── Unreachable           nothing has ever been heard from there: more likely a mistake than an outage
     ├── Unfinished                not everything is in the bucket; nothing is lost so far
     ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
     └── Closed                    used after close
@@ -65,6 +67,11 @@ class Denied(BucketryError):
     """The store refuses: credentials missing, wrong, expired, or without the right."""
 
 
+class CredentialsRefused(Denied):
+    """The store took our credentials before, and says now that they have expired or that it does not know
+    them. The request was not carried out; it is worth another attempt with new ones."""
+
+
 class WrongPassword(Denied):
     """The volume is encrypted with another password, or encrypted and none was given."""
 
@@ -102,6 +109,11 @@ class Unavailable(BucketryError):
 
 class Throttled(Unavailable):
     """The store asks us to slow down (429, 503 SlowDown)."""
+
+
+class Unreachable(Unavailable):
+    """No answer, and this process has never had one from there: a wrong address, a wrong protocol, a wrong
+    proxy. Tried for seconds only, so that a mistake shows at once."""
 
 
 class Unfinished(BucketryError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bucketry.errors import Invalid
 
@@ -50,13 +50,17 @@ class RetrySettings:
     pause_max_seconds: float = 10.0
     #: No attempt begins so long after the first failure: how long an outage may last unnoticed. 0 tries once.
     budget_seconds: float = 60.0
+    #: The same for a store that has never answered this process: long enough for one that is just being
+    #: started beside us, short enough for whoever made a mistake in its address and waits for the message.
+    first_contact_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("initial_pause_seconds", "pause_max_seconds"):
             if not 0 < getattr(self, name) < math.inf:
                 raise Invalid(f"{name} {getattr(self, name)} is not above 0 and finite")
-        if not 0 <= self.budget_seconds < math.inf:
-            raise Invalid(f"budget_seconds {self.budget_seconds} is not 0 or more and finite")
+        for name in ("budget_seconds", "first_contact_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise Invalid(f"{name} {getattr(self, name)} is not 0 or more and finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +125,8 @@ class BucketSettings:
     #: Asked for keys whenever those that it gave last are about to expire (S3); in place of all others.
     credential_provider: CredentialProvider | None = field(default=None, repr=False)
     profile: str | None = None
+    #: A ``bucket.renewal.Shared``, in a process that opens this bucket more than once.
+    shared: Any = field(default=None, repr=False, compare=False)
     #: "AES256" or "aws:kms".
     sse: str | None = None
     sse_key_id: str | None = None

@@ -6,12 +6,14 @@ from bucketry.bucket.client_errors import read_failure
 from bucketry.errors import (
     BucketNotFound,
     BucketryError,
+    CredentialsRefused,
     Denied,
     Invalid,
     NotFound,
     PreconditionFailed,
     Throttled,
     Unavailable,
+    Unreachable,
     Unsupported,
 )
 
@@ -30,12 +32,14 @@ def _answered(status: int, code: str = "", message: str = "") -> Exception:
     ("status", "code", "kind"),
     [
         (301, "PermanentRedirect", Invalid),
-        (400, "ExpiredToken", Denied),
+        (400, "ExpiredToken", CredentialsRefused),
         (400, "KeyTooLongError", Invalid),
         (400, "RequestTimeout", Unavailable),
-        (401, "", Denied),
-        (403, "SignatureDoesNotMatch", Denied),
-        (403, "InvalidAccessKeyId", Denied),
+        (401, "", CredentialsRefused),
+        (403, "SignatureDoesNotMatch", CredentialsRefused),
+        (403, "InvalidAccessKeyId", CredentialsRefused),
+        (403, "AuthenticationFailed", CredentialsRefused),
+        (403, "AccessDenied", Denied),
         (403, "", Denied),
         (404, "NoSuchBucket", BucketNotFound),
         (404, "ContainerNotFound", BucketNotFound),
@@ -87,6 +91,25 @@ def test_no_answer(text: str, kind: type[BucketryError], reason: str) -> None:
     assert failure.kind is kind
     assert reason in failure.reason
     assert failure.status is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("kind: Connect ... ConnectionRefused", Unreachable),
+        ("received corrupt message of type InvalidContentType", Unreachable),
+        ("hyper::Error(Parse(Version))", Unreachable),
+        ("hyper::Error(UnexpectedMessage)", Unreachable),
+        ("something that nobody has seen yet", Unreachable),
+        ("error decoding response body ... IncompleteBody", Unavailable),
+        ("Got invalid list response", Unavailable),
+        ("invalid peer certificate: Expired", Denied),
+    ],
+)
+def test_nothing_was_heard(text: str, wanted: type[BucketryError]) -> None:
+    """Without the beginning of an answer the store is Unreachable; a certificate is a refusal of ours."""
+    assert read_failure(Exception(text)).error_class is wanted
+    assert read_failure(_answered(500)).error_class is Unavailable
 
 
 def test_no_secrets_and_one_line() -> None:

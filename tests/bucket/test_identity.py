@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from bucketry.bucket.identity import bucket_identity
 from bucketry.bucket.stack import locate
 from bucketry.settings import BucketSettings, Secret
@@ -24,8 +26,16 @@ def test_the_same_bucket_is_the_same() -> None:
     assert identity("memory://m") == identity("memory://m/prefix")
 
 
-def test_others_are_not() -> None:
-    """Endpoints, profiles, accounts, directories and processes tell buckets of one name apart."""
+def test_others_are_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Endpoints, those of profiles too, accounts, directories and processes tell buckets of one name
+    apart."""
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile one]\nendpoint_url = http://one\n[profile two]\nendpoint_url = http://two\n"
+        "[profile aws]\nregion = eu-west-1\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     found = [
         identity("s3://b"),
         identity("s3://b", endpoint="http://host:1"),
@@ -41,6 +51,11 @@ def test_others_are_not() -> None:
         identity("memory://b"),
     ]
     assert len(set(found)) == len(found)
+    # The same place, and other credentials.
+    assert identity("s3://b", profile="aws") == identity("s3://b")
+    assert identity("s3://b", profile="one") == identity("s3://b", endpoint="http://one")
+    ignoring = {"AWS_ENDPOINT_URL": "http://host:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}
+    assert identity("s3://b", ignoring) == identity("s3://b")
     assert all("\n" not in one for one in found)
 
 

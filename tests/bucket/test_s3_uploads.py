@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from bucketry.bucket import s3_uploads
+from bucketry.bucket import aws
 from bucketry.bucket.connect import connect
 from bucketry.bucket.interface import Attributes, Bucket, IfAbsent, IfMatch, Part
 from bucketry.bucket.retrying import Retrying
@@ -326,12 +326,12 @@ async def test_checksums_that_are_none_are_not_believed() -> None:
 
 async def test_without_boto3(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
     """Everything but uploads in parts works, and those say how to get them."""
-    monkeypatch.setattr(s3_uploads, "find_spec", lambda _: None)
+    monkeypatch.setattr(aws, "find_spec", lambda _: None)
     async with _bucket(s3) as bucket:
         await bucket.put("key", b"x")
         assert bucket.upload_limits.parts_max == 0
         assert bucket.upload_limits.put_size_max_bytes == 5 << 30
-        with pytest.raises(Unsupported, match=r"install bucketry\[aws\]"):
+        with pytest.raises(Unsupported, match="pip install botocore"):
             await bucket.create_upload("key", part_size_bytes=PART_SIZE)
 
 

@@ -100,6 +100,10 @@ class Program:
         finally:
             os.close(process)
 
+    def hang_up(self, directory: Path) -> None:
+        """SIGHUP for the process that serves ``directory``."""
+        os.kill(int(self.json("info", directory)["pid"]), signal.SIGHUP)
+
     def log(self, directory: Path) -> str:
         """The log of the process that serves ``directory``."""
         return Path(self.json("info", directory)["log"]).read_text()

@@ -297,7 +297,7 @@ def serve_in_foreground(cli: CommandLine, *arguments: str | Path) -> "subprocess
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_stop_in_order(
     cli: CommandLine, disk: str, directory: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

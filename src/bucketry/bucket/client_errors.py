@@ -14,12 +14,14 @@ from bucketry.errors import (
     BucketNotFound,
     BucketryError,
     Corrupt,
+    CredentialsRefused,
     Denied,
     Invalid,
     NotFound,
     PreconditionFailed,
     Throttled,
     Unavailable,
+    Unreachable,
     Unsupported,
     UploadGone,
 )
@@ -66,19 +68,25 @@ _BY_CODE: dict[str, type[BucketryError]] = {
     "RequestTimeout": Unavailable,
     "InternalError": Unavailable,
     "AccessDenied": Denied,
-    "InvalidAccessKeyId": Denied,
-    "SignatureDoesNotMatch": Denied,
+    # Another key, or another secret of the same one, would do.
+    "InvalidAccessKeyId": CredentialsRefused,
+    "SignatureDoesNotMatch": CredentialsRefused,
+    "InvalidClientTokenId": CredentialsRefused,
     # AWS answers 400 to these.
-    "ExpiredToken": Denied,
-    "InvalidToken": Denied,
-    "TokenRefreshRequired": Denied,
+    "ExpiredToken": CredentialsRefused,
+    "ExpiredTokenException": CredentialsRefused,
+    "InvalidToken": CredentialsRefused,
+    "TokenRefreshRequired": CredentialsRefused,
     "AuthorizationHeaderMalformed": Denied,
+    # Azure's.
+    "AuthenticationFailed": CredentialsRefused,
+    "InvalidAuthenticationInfo": CredentialsRefused,
     "InvalidRange": Invalid,
     "NotImplemented": Unsupported,
 }
 _BY_STATUS: dict[int, type[BucketryError]] = {
     304: PreconditionFailed,
-    401: Denied,
+    401: CredentialsRefused,
     403: Denied,
     404: NotFound,
     408: Unavailable,
@@ -104,10 +112,13 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
         "its certificate is not trusted (for an own authority, give its CA file)",
     ),
     ("InvalidContentType", Unavailable, "it does not speak TLS (is the endpoint http instead of https?)"),
+    # What a TLS server says to a plain request, or another protocol's greeting.
+    ("Parse(", Unavailable, "it does not speak HTTP (is the endpoint https instead of http?)"),
+    ("UnexpectedMessage", Unavailable, "it does not speak HTTP (is the endpoint https instead of http?)"),
     ("ConnectionRefused", Unavailable, "connection refused"),
     ("ConnectionReset", Unavailable, "connection reset"),
     ("BrokenPipe", Unavailable, "connection reset"),
-    ("dns error", Unavailable, "its host name is not known"),
+    ("dns error", Unavailable, "cannot resolve the host name"),
     ("NetworkUnreachable", Unavailable, "network unreachable"),
     ("HostUnreachable", Unavailable, "host unreachable"),
     ("TimedOut", Unavailable, "timed out"),
@@ -133,6 +144,19 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
 )
 
 
+#: Of these the ones that come after an answer has begun.
+_ANSWERED = frozenset(
+    {
+        "end of file before message length reached",
+        "IncompleteBody",
+        "Encountered object with invalid path",
+        "Got invalid ",
+        "Invalid last modified",
+        "Missing content range",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What an error of the client says: our class for it, and a reason for a person."""
@@ -142,6 +166,14 @@ class Failure:
     #: None when there was no answer.
     status: int | None = None
     code: str | None = None
+
+    #: Whether an answer had begun to come.
+    is_answered: bool = True
+
+    @property
+    def error_class(self) -> type[BucketryError]:
+        """``kind``; Unreachable where nothing was answered."""
+        return Unreachable if self.kind is Unavailable and not self.is_answered else self.kind
 
     @property
     def names_what(self) -> bool:
@@ -163,8 +195,8 @@ def read_failure(error: Exception) -> Failure:
     if found_status is None:
         for pattern, kind, reason in _BY_TEXT:
             if pattern in text:
-                return Failure(kind, reason)
-        return Failure(Unavailable, "the request failed")
+                return Failure(kind, reason, is_answered=pattern in _ANSWERED)
+        return Failure(Unavailable, "the request failed", is_answered=False)
     status = int(found_status[1])
     if status in _TYPED_STATUSES and _UNTYPED.match(text):
         return _read_failed_credentials(status, is_known=True)
@@ -202,4 +234,5 @@ def _read_failed_credentials(status: int | None, *, is_known: bool) -> Failure:
     return Failure(
         Unavailable if may_work_later else Denied,
         f"no credentials: the service that gives them to this machine {answer}",
+        is_answered=False,
     )

@@ -1,25 +1,27 @@
 """From settings to a bucket: the bare one, without wrappers."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from bucketry import __version__
-from bucketry.bucket.credentials import (
-    Anonymous,
-    FromClient,
-    find_credentials,
-    metadata_endpoint,
-    read_access_file,
-    read_profile,
+from bucketry.bucket.aws import (
+    Chain,
+    Configuration,
+    configuration,
+    configuration_files,
+    environment_configuration,
+    is_installed,
 )
+from bucketry.bucket.credentials import Keys, Source, find_source, read_access_file
 from bucketry.bucket.directory import DirectoryBucket
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket, UploadLimits
@@ -27,7 +29,9 @@ from bucketry.bucket.location import Location, parse_url
 from bucketry.bucket.memory import MemoryBucket, shared_store
 from bucketry.bucket.objects import DIALECTS, ObjectsBucket, Store
 from bucketry.bucket.parts import S3_LIMITS
-from bucketry.bucket.s3_uploads import WHY_NOT_INSTALLED, S3Place, S3Uploads, is_installed
+from bucketry.bucket.renewal import Renewed, Shared
+from bucketry.bucket.s3_uploads import WHY_NOT_INSTALLED, S3Place, S3Uploads
+from bucketry.bucket.way import describe_way
 from bucketry.errors import Invalid, Unsupported
 from bucketry.settings import BucketSettings
 
@@ -55,9 +59,8 @@ _S3_WITHOUT_PARTS = UploadLimits(
 def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
     """The bucket at ``settings.url``, without its prefix (see ``parse_url``) and without wrappers. ``fence``
     is asked in the thread that makes a change. No request is sent, so that a missing bucket or a wrong key
-    shows with the first one. Blocks up to a second where S3
-    credentials must come from a metadata service. Raises Invalid, Denied (no credentials), Unsupported."""
-    # The bucket client reads the same environment by itself, for what expires and is renewed.
+    shows with the first one; so do credentials that a service or a process must be asked for. Raises Invalid,
+    Denied, Unsupported."""
     environment = os.environ
     location = parse_url(settings.url)
     if location.scheme != "s3":
@@ -68,25 +71,28 @@ def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
     if location.scheme == "memory":
         return MemoryBucket(shared_store(location.bucket_name), url=location.bucket_url)
     limits, make_uploads = _NO_PARTS, None
-    try:
-        match location.scheme:
-            case "s3":
-                place = _s3_place(settings, location, environment)
-                store: Store = _s3_store(settings, place, environment)
-                limits = _S3_WITHOUT_PARTS
-                if is_installed():
-                    limits, make_uploads = S3_LIMITS, partial(S3Uploads, place, location.bucket_url)
-            case "gs":
-                store = _gs_store(settings, location, environment)
-            case _:
-                store = _az_store(settings, location, environment)
-    except (BaseError, ValueError) as error:
-        # Its first line says what is missing ("Account must be specified"); the rest is for its own
-        # developers.
-        reason = next((line for line in str(error).splitlines() if line), "refused")
-        raise Invalid(f"{location.bucket_url}: {reason[:200]}") from error
+    find: Callable[[BucketSettings, Location, Mapping[str, str]], Renewed[Any, Store]]
+    match location.scheme:
+        case "s3":
+            find = _s3_clients
+            limits = S3_LIMITS if is_installed() else _S3_WITHOUT_PARTS
+        case "gs":
+            find = _gs_clients
+        case _:
+            find = _az_clients
+
+    def make_clients() -> Renewed[Any, Store]:
+        return find(settings, location, environment)
+
+    if settings.shared is None:
+        clients = make_clients()
+    else:
+        assert isinstance(settings.shared, Shared)
+        clients = settings.shared.get(location.bucket_url, make_clients)
+    if limits is S3_LIMITS:
+        make_uploads = partial(S3Uploads, location.bucket_url, clients.way)
     return ObjectsBucket(
-        store,
+        clients,
         url=location.bucket_url,
         dialect=DIALECTS[location.scheme],
         threads_count_max=threads_count_max,
@@ -96,6 +102,17 @@ def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
         put_tags=dict(settings.tags),
         fence=fence,
     )
+
+
+def _checked(url: str, make: Callable[[], Store]) -> Store:
+    """What ``make`` makes. Raises Invalid in place of the client's errors."""
+    try:
+        return make()
+    except (BaseError, ValueError) as error:
+        # Its first line says what is missing ("Account must be specified"); the rest is for its own
+        # developers.
+        reason = next((line for line in str(error).splitlines() if line), "refused")
+        raise Invalid(f"{url}: {reason[:200]}") from error
 
 
 def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
@@ -120,29 +137,64 @@ def _refuse_s3_options(settings: BucketSettings, location: Location) -> None:
             raise Invalid(f"{name} means nothing to {location.scheme}://")
 
 
-def _s3_place(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> S3Place:
-    """Where and who, for both clients."""
-    # An access file, or no credentials at all, leaves nothing that a profile would be read for.
-    needs_profile = settings.profile is not None or not (
-        settings.anonymous or settings.access_file or settings.access_key or settings.credential_provider
+def s3_configuration(
+    settings: BucketSettings, environment: Mapping[str, str], source: Source | None
+) -> Configuration:
+    """Endpoint, region and CA file: from the settings, the environment, AWS's files, in this order. The files
+    are not read when an access file or keys are given without a profile: those are for a store of one's own.
+    ``source`` is what ``find_source`` found. Raises Invalid, Unsupported."""
+    said = environment_configuration(environment)
+    if settings.profile is not None:
+        said = configuration(settings.profile, environment)
+    elif source is None or source.from_environment:
+        is_complete = (settings.endpoint or said.endpoint) and (settings.region or said.region)
+        wants_profile = bool(environment.get("AWS_PROFILE"))
+        # Keys of the environment need the files only for what is not said otherwise; then without botocore
+        # there must be none.
+        if source is None or wants_profile or (configuration_files(environment) and not is_complete):
+            said = configuration(None, environment)
+    return Configuration(
+        _checked_endpoint(settings.endpoint or said.endpoint),
+        settings.region or said.region,
+        str(settings.ca_file) if settings.ca_file is not None else said.ca_file,
     )
-    profile = read_profile(settings, environment) if needs_profile else None
-    in_profile = profile.get if profile is not None else lambda _: None
-    endpoint = _checked_endpoint(
-        settings.endpoint
-        or environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or in_profile("endpoint_url")
-    )
-    region = (
-        settings.region
-        or environment.get("AWS_REGION")
-        or environment.get("AWS_DEFAULT_REGION")
-        or in_profile("region")
-        or _DEFAULT_REGION
-    )
-    ca_file = settings.ca_file or environment.get("AWS_CA_BUNDLE") or in_profile("ca_bundle")
 
+
+def _s3_clients(
+    settings: BucketSettings, location: Location, environment: Mapping[str, str]
+) -> Renewed[S3Place, Store]:
+    """The client, made anew when credentials or configuration change."""
+    source = find_source(settings, environment)
+    first = s3_configuration(settings, environment, source)
+    place = _s3_place(settings, location, first, None)  # what is wrong with the options shows now
+
+    def load() -> S3Place:
+        found = s3_configuration(settings, environment, source)
+        if found.endpoint != first.endpoint:
+            raise Invalid(
+                f"{location.bucket_url}: the endpoint is another one now: attach it anew to go there"
+            )
+        chosen = source or Chain(settings.profile, found.ca_file)
+        return _s3_place(settings, location, found, chosen.load())
+
+    usual = f"https://s3.{place.region}.amazonaws.com"
+    return Renewed(
+        load,
+        lambda place: _checked(location.bucket_url, lambda: _s3_store(settings, place)),
+        name=(source or Chain(settings.profile, None)).name,
+        way=describe_way(place.endpoint or usual, environment),
+        expires=lambda place, seconds: place.keys is not None and place.keys.expire_within(seconds),
+        patience_seconds=settings.timeout_seconds,
+        # The chain may wait for a service or a process; that is for a thread.
+        at_once=source is not None,
+    )
+
+
+def _s3_place(
+    settings: BucketSettings, location: Location, said: Configuration, keys: Keys | None
+) -> S3Place:
+    """Where and who, for both clients. Raises Invalid."""
+    endpoint, ca_file = said.endpoint, said.ca_file
     path_style = settings.path_style
     if path_style is None:
         # A name with dots does not match the certificate's wildcard.
@@ -164,11 +216,12 @@ def _s3_place(settings: BucketSettings, location: Location, environment: Mapping
     return S3Place(
         bucket_name=location.bucket_name,
         endpoint=endpoint,
-        region=region,
+        region=said.region or _DEFAULT_REGION,
         path_style=path_style,
         ca_file=ca_file,
+        ca_certificates=_read_ca_file(ca_file),
         insecure=settings.insecure,
-        credentials=find_credentials(settings, environment, profile),
+        keys=keys,
         timeout_seconds=settings.timeout_seconds,
         connect_timeout_seconds=settings.connect_timeout_seconds,
         connections_max=settings.limits.requests_max,
@@ -188,7 +241,7 @@ def _check_tags(tags: tuple[tuple[str, str], ...]) -> None:
             raise Invalid(f"tag {name[:40]!r} has a control or invisible character")
 
 
-def _s3_store(settings: BucketSettings, place: S3Place, environment: Mapping[str, str]) -> S3Store:
+def _s3_store(settings: BucketSettings, place: S3Place) -> S3Store:
     # All that the client would otherwise take from the environment and that would change what we mean.
     config: S3Config = {
         "region": place.region,
@@ -207,20 +260,19 @@ def _s3_store(settings: BucketSettings, place: S3Place, environment: Mapping[str
         config["server_side_encryption"] = settings.sse
     if settings.sse_key_id is not None:
         config["sse_kms_key_id"] = settings.sse_key_id
-    credentials = place.credentials
-    config["skip_signature"] = isinstance(credentials, Anonymous)
-    if isinstance(credentials, FromClient):
-        config["metadata_endpoint"] = metadata_endpoint(environment)
+    config["skip_signature"] = place.keys is None
     return S3Store(
         place.bucket_name,
         config=config,
-        client_options=_client_options(settings, place.endpoint, place.ca_file),
+        client_options=_client_options(settings, place.endpoint, place.ca_certificates),
         retry_config=_NO_RETRIES,
-        credential_provider=None if isinstance(credentials, Anonymous | FromClient) else credentials,
+        credential_provider=place.keys,
     )
 
 
-def _gs_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> GCSStore:
+def _gs_clients(
+    settings: BucketSettings, location: Location, environment: Mapping[str, str]
+) -> Renewed[bytes | None, Store]:
     if settings.access_file is not None or settings.access_key is not None or settings.access_id is not None:
         raise Invalid("an access file means nothing to gs://: set GOOGLE_APPLICATION_CREDENTIALS")
     emulator = environment.get("STORAGE_EMULATOR_HOST") or None
@@ -231,43 +283,81 @@ def _gs_store(settings: BucketSettings, location: Location, environment: Mapping
     if endpoint is not None:
         config["base_url"] = endpoint
     is_emulator = emulator is not None and settings.endpoint is None
-    return GCSStore(
-        location.bucket_name,
-        config=config,
-        client_options=_client_options(settings, endpoint, settings.ca_file),
-        retry_config=_NO_RETRIES,
-        # Without it the client would ask the machine's metadata service for a token, for puts even when
-        # anonymous.
-        credential_provider=_emulator_token if is_emulator else None,
+    file = environment.get("GOOGLE_APPLICATION_CREDENTIALS") if not settings.anonymous else None
+
+    def make(_: bytes | None) -> Store:
+        return GCSStore(
+            location.bucket_name,
+            config=config,
+            client_options=_client_options(settings, endpoint, _read_ca_file(settings.ca_file)),
+            retry_config=_NO_RETRIES,
+            # Without it the client would ask the machine's metadata service for a token, for puts even when
+            # anonymous.
+            credential_provider=_emulator_token if is_emulator else None,
+        )
+
+    # The client reads the file once, and renews the tokens that it gets for it by itself.
+    return Renewed(
+        lambda: _digest(file),
+        lambda digest: _checked(location.bucket_url, lambda: make(digest)),
+        name=file or "Google's usual places",
+        way=describe_way(endpoint or "https://storage.googleapis.com", environment),
+        expires=lambda _, __: False,
+        patience_seconds=settings.timeout_seconds,
     )
+
+
+def _digest(file: str | None) -> bytes | None:
+    """Of what is in a file; None when there is none."""
+    try:
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).digest()
+    except OSError:
+        return None  # the client says what is wrong
 
 
 def _emulator_token() -> "GCSCredential":
     return {"token": "emulator", "expires_at": None}
 
 
-def _az_store(settings: BucketSettings, location: Location, environment: Mapping[str, str]) -> AzureStore:
+def _az_clients(
+    settings: BucketSettings, location: Location, environment: Mapping[str, str]
+) -> Renewed[Keys | None, Store]:
     endpoint = _checked_endpoint(settings.endpoint or environment.get("AZURE_STORAGE_ENDPOINT"))
-    config: AzureConfig = {"skip_signature": settings.anonymous}
-    if endpoint is not None:
-        config["endpoint"] = endpoint
-    if settings.access_file is not None and not settings.anonymous:
-        keys = read_access_file(settings.access_file, settings.access_id)
-        config["account_name"], config["account_key"] = keys.access_id, keys.secret.reveal_text()
-    elif settings.access_key is not None and settings.access_id is not None:
-        config["account_name"], config["account_key"] = settings.access_id, settings.access_key.reveal_text()
-    elif settings.access_id is not None:
-        config["account_name"] = settings.access_id
-    return AzureStore(
-        location.bucket_name,
-        config=config,
-        client_options=_client_options(settings, endpoint, settings.ca_file),
-        retry_config=_NO_RETRIES,
+
+    def load() -> Keys | None:
+        if settings.access_file is not None and not settings.anonymous:
+            return read_access_file(settings.access_file, settings.access_id)
+        if settings.access_key is not None and settings.access_id is not None:
+            return Keys(settings.access_id, settings.access_key)
+        return None
+
+    def make(keys: Keys | None) -> Store:
+        config: AzureConfig = {"skip_signature": settings.anonymous}
+        if endpoint is not None:
+            config["endpoint"] = endpoint
+        if keys is not None:
+            config["account_name"], config["account_key"] = keys.access_id, keys.secret.reveal_text()
+        elif settings.access_id is not None:
+            config["account_name"] = settings.access_id
+        return AzureStore(
+            location.bucket_name,
+            config=config,
+            client_options=_client_options(settings, endpoint, _read_ca_file(settings.ca_file)),
+            retry_config=_NO_RETRIES,
+        )
+
+    return Renewed(
+        load,
+        lambda keys: _checked(location.bucket_url, lambda: make(keys)),
+        name=f"access file {settings.access_file}" if settings.access_file else "the environment",
+        way=describe_way(endpoint or "https://blob.core.windows.net", environment),
+        expires=lambda _, __: False,
+        patience_seconds=settings.timeout_seconds,
     )
 
 
 def _client_options(
-    settings: BucketSettings, endpoint: str | None, ca_file: Path | str | None
+    settings: BucketSettings, endpoint: str | None, ca_certificates: bytes | None
 ) -> "ClientConfig":
     options: ClientConfig = {
         "allow_http": endpoint is not None and endpoint.startswith("http://"),
@@ -277,12 +367,18 @@ def _client_options(
     }
     if settings.insecure:
         options["allow_invalid_certificates"] = True
-    if ca_file is not None:
-        try:
-            options["root_certificate"] = Path(ca_file).read_bytes()
-        except OSError as error:
-            raise Invalid(f"CA file {ca_file}: {error.strerror}") from error
+    if ca_certificates is not None:
+        options["root_certificate"] = ca_certificates
     return options
+
+
+def _read_ca_file(ca_file: Path | str | None) -> bytes | None:
+    if ca_file is None:
+        return None
+    try:
+        return Path(ca_file).read_bytes()
+    except OSError as error:
+        raise Invalid(f"CA file {ca_file}: {error.strerror}") from error
 
 
 def _checked_endpoint(endpoint: str | None) -> str | None:

@@ -9,13 +9,14 @@ import os
 import secrets
 from collections.abc import Mapping
 
+from bucketry.bucket.connect import s3_configuration
+from bucketry.bucket.credentials import find_source
 from bucketry.bucket.location import Location
 from bucketry.settings import BucketSettings
 
 #: Stores in memory are this process's own. A forked child has copies of them, which change on their own.
 _PROCESS = secrets.token_hex(8)
 _ENDPOINT_VARIABLES = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "gs": ("STORAGE_EMULATOR_HOST",),
     "az": ("AZURE_STORAGE_ENDPOINT",),
 }
@@ -28,14 +29,19 @@ def bucket_identity(
     words = [location.bucket_url]
     if location.scheme == "memory":
         words.append(f"{_PROCESS} {os.getpid()}")
-    variables = _ENDPOINT_VARIABLES.get(location.scheme, ())
-    endpoint = settings.endpoint or next(filter(None, map(environment.get, variables)), None)
+    if location.scheme == "s3":
+        endpoint = _s3_endpoint(settings, environment)
+    else:
+        variables = _ENDPOINT_VARIABLES.get(location.scheme, ())
+        endpoint = settings.endpoint or next(filter(None, map(environment.get, variables)), None)
     if endpoint is not None:
         words.append(endpoint.rstrip("/"))
-    elif location.scheme == "s3":
-        # A profile may say where it is.
-        words += filter(None, [settings.profile or environment.get("AWS_PROFILE")])
     if location.scheme == "az":
         account = settings.access_id or environment.get("AZURE_STORAGE_ACCOUNT_NAME") or settings.access_file
         words += [str(account)] if account is not None else []
     return " ".join(words)
+
+
+def _s3_endpoint(settings: BucketSettings, environment: Mapping[str, str]) -> str | None:
+    """Where requests go, as ``connect`` finds it. What cannot be found out there fails there, too."""
+    return s3_configuration(settings, environment, find_source(settings, environment)).endpoint

@@ -8,13 +8,13 @@ off, for only the layer above knows what may be sent twice. See docs/decisions/0
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from bucketry.bucket.client_errors import read_failure
+from bucketry.bucket.client_errors import Failure, read_failure
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
@@ -34,6 +34,7 @@ from bucketry.bucket.interface import (
 )
 from bucketry.bucket.keys import check_key
 from bucketry.bucket.parts import check_part, check_part_size, check_parts
+from bucketry.bucket.renewal import Held, Renewed
 from bucketry.bucket.s3_uploads import S3Uploads
 from bucketry.bucket.threads import Threads
 from bucketry.core.priority import Priority
@@ -42,9 +43,13 @@ from bucketry.errors import (
     BucketNotFound,
     BucketryError,
     Corrupt,
+    CredentialsRefused,
+    Denied,
     Invalid,
     NotFound,
     PreconditionFailed,
+    Unavailable,
+    Unreachable,
     Unsupported,
 )
 
@@ -52,9 +57,15 @@ if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta, PutMode
 
 Store = S3Store | GCSStore | AzureStore
+#: The client of the moment, and the credentials that it was made with.
+Client: TypeAlias = Held[Any, Store]
+A = ParamSpec("A")
+T = TypeVar("T")
 
 #: Entries of one page of a listing: S3's limit.
 _PAGE_COUNT_MAX = 1000
+#: Statuses that may mean "your credentials have expired", which only the answer's body says.
+_REFUSALS = (400, 401, 403)
 #: What the client says of an answer to a range that begins at the end, or of an empty object.
 _BEYOND_THE_END = ("StartTooLarge", "ParseContentRange")
 #: What the client gives beside user metadata; the two that we keep, and the others, which are the store's own
@@ -84,15 +95,30 @@ DIALECTS = {
 }
 
 
+class _Listing:
+    """Where a listing is: it goes on with another client behind the last key that it gave."""
+
+    def __init__(self, segments: str | None, after: str | None) -> None:
+        self.segments = segments
+        self.after = after
+        self.client: Client | None = None
+        self.stream: Iterable[Sequence[ObjectMeta]] = ()
+
+
 class ObjectsBucket:
-    """A bucket over ``store``. ``put_attributes`` go with every put, by the client's names (Storage-Class),
-    and so do ``put_tags``. ``make_uploads`` is given what tells whether an object exists, and makes what
-    uploads in parts; None where there are none, which ``upload_limits`` then say. ``fence`` is asked right
-    before every change is sent."""
+    """A bucket over the client that ``clients`` gives, which is another one after the credentials have
+    changed. ``put_attributes`` go with every put, by the client's
+    names (Storage-Class), and so do ``put_tags``. ``make_uploads`` is given what tells whether an object
+    exists, and makes what uploads in parts; None where there are none, which ``upload_limits`` then say.
+    ``fence`` is asked right before every change is sent.
+
+    A request that is refused for its credentials is sent once more with new ones, when there are. Otherwise
+    it is CredentialsRefused, if they were good before, and Denied. Without an answer it is Unreachable until
+    the store has answered once, and Unavailable from then on."""
 
     def __init__(
         self,
-        store: Store,
+        clients: Renewed[Any, Store],
         *,
         url: str,
         dialect: Dialect,
@@ -103,9 +129,10 @@ class ObjectsBucket:
         put_tags: Mapping[str, str] = MappingProxyType({}),
         fence: Fence | None = None,
     ) -> None:
-        self._store = store
+        self._clients = clients
         self._fence = fence or Fence()
         self._url = url
+        self._way = clients.way
         self._dialect = dialect
         self._put_attributes = put_attributes
         self._put_tags = dict(put_tags) or None
@@ -119,17 +146,17 @@ class ObjectsBucket:
 
     async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
         check_key(key)
-        return await self._threads.run(self._head, key)
+        return await self._threads.run(self._ask, self._head, key)
 
     async def get(
         self, key: str, *, byte_range: ByteRange | None = None, priority: Priority = Priority.READ
     ) -> Object:
         check_key(key)
         if byte_range is None:
-            return await self._threads.run(self._get, key)
+            return await self._threads.run(self._ask, self._get, key)
         if not 0 <= byte_range.start <= byte_range.end:
             raise Invalid(f"{byte_range} is not a range of bytes")
-        return await self._threads.run(self._get_range, key, byte_range)
+        return await self._threads.run(self._ask, self._get_range, key, byte_range)
 
     async def put(
         self,
@@ -141,11 +168,11 @@ class ObjectsBucket:
         priority: Priority = Priority.UPLOAD,
     ) -> str:
         check_key(key)
-        return await self._threads.run(self._put, key, data, attributes, condition)
+        return await self._threads.run(self._ask, self._put, key, data, attributes, condition)
 
     async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
         check_key(key)
-        await self._threads.run(self._delete, key)
+        await self._threads.run(self._ask, self._delete, key)
 
     async def delete_many(self, keys: Iterable[str], *, priority: Priority = Priority.UPLOAD) -> None:
         wanted = tuple(keys)
@@ -155,7 +182,7 @@ class ObjectsBucket:
         count = self._dialect.bulk_count_max
         for start in range(0, len(wanted), count):
             try:
-                await self._threads.run(self._delete_bulk, wanted[start : start + count])
+                await self._threads.run(self._ask, self._delete_bulk, wanted[start : start + count])
             except BucketryError as error:
                 failed = failed or error
         if failed is not None:
@@ -166,11 +193,9 @@ class ObjectsBucket:
     ) -> AsyncIterator[list[Entry]]:
         # The client's prefix means whole path segments; we give it those, and look at the rest of ours here.
         segments = prefix.rpartition("/")[0]
-        stream = await self._threads.run(
-            obstore.list, self._store, segments or None, offset=after or None, chunk_size=_PAGE_COUNT_MAX
-        )
+        listing = _Listing(segments or None, after or None)
         while True:
-            found = await self._threads.run(self._next_page, stream)
+            found = await self._threads.run(self._ask, self._next_page, listing)
             if found is None:
                 return
             page = [
@@ -197,7 +222,7 @@ class ObjectsBucket:
     ) -> str:
         uploads = self._some_uploads(key)
         check_part_size(self._upload_limits, part_size_bytes)
-        return await self._threads.run(uploads.create, key, attributes)
+        return await self._threads.run(self._ask, uploads.create, key, attributes)
 
     async def put_part(
         self,
@@ -210,7 +235,7 @@ class ObjectsBucket:
     ) -> Part:
         uploads = self._some_uploads(key)
         check_part(self._upload_limits, number, len(data))
-        return await self._threads.run(uploads.put_part, key, upload_id, number, data)
+        return await self._threads.run(self._ask, uploads.put_part, key, upload_id, number, data)
 
     async def complete_upload(
         self,
@@ -223,12 +248,12 @@ class ObjectsBucket:
     ) -> str:
         uploads = self._some_uploads(key)
         check_parts(parts)
-        return await self._threads.run(uploads.complete, key, upload_id, parts, condition)
+        return await self._threads.run(self._ask, uploads.complete, key, upload_id, parts, condition)
 
     async def abort_upload(
         self, key: str, upload_id: str, *, priority: Priority = Priority.BACKGROUND
     ) -> None:
-        await self._threads.run(self._some_uploads(key).abort, key, upload_id)
+        await self._threads.run(self._ask, self._some_uploads(key).abort, key, upload_id)
 
     async def list_uploads(
         self, *, prefix: str = "", priority: Priority = Priority.BACKGROUND
@@ -236,7 +261,7 @@ class ObjectsBucket:
         uploads = self._some_uploads(None)
         marker: tuple[str, str] | None = ("", "")
         while marker is not None:
-            page, marker = await self._threads.run(uploads.uploads_page, prefix, marker)
+            page, marker = await self._threads.run(self._ask, uploads.uploads_page, prefix, marker)
             if page:
                 yield page
 
@@ -246,7 +271,7 @@ class ObjectsBucket:
         uploads = self._some_uploads(key)
         after: int | None = 0
         while after is not None:
-            page, after = await self._threads.run(uploads.parts_page, key, upload_id, after)
+            page, after = await self._threads.run(self._ask, uploads.parts_page, key, upload_id, after)
             if page:
                 yield page
 
@@ -267,49 +292,82 @@ class ObjectsBucket:
 
     # Everything below runs in threads.
 
-    def _head(self, key: str) -> ObjectInfo:
+    def _ask(self, request: Callable[Concatenate[Client, A], T], *args: A.args, **kwargs: A.kwargs) -> T:
+        """Send a request; once more when new credentials have come in place of those that it was refused
+        for."""
+        clients = self._clients
+        client = clients.current()
+        try:
+            try:
+                result = request(client, *args, **kwargs)
+            except CredentialsRefused:
+                newer = clients.after_refusal(client)
+                if newer is None:
+                    raise
+                result = request(newer, *args, **kwargs)
+        except CredentialsRefused as error:
+            clients.is_heard = True
+            if clients.is_accepted:
+                raise
+            raise Denied(str(error)) from error
+        except Unreachable as error:
+            if clients.is_heard:
+                raise Unavailable(str(error)) from error
+            raise
+        except (NotFound, AlreadyExists, PreconditionFailed):
+            clients.is_heard = clients.is_accepted = True
+            raise
+        except (Unavailable, Denied):
+            clients.is_heard = True
+            raise
+        clients.is_heard = clients.is_accepted = True
+        return result
+
+    def _head(self, client: Client, key: str) -> ObjectInfo:
         try:
             # The client's own head gives no attributes.
-            result = obstore.get(self._store, key, options={"head": True})
+            result = obstore.get(client.product, key, options={"head": True})
             return self._info(key, result)
         except (BaseError, OSError) as error:
-            raise self._translate(error, key) from error
+            raise self._translate(client, error, key) from error
 
     def _exists(self, key: str) -> bool:
         try:
-            self._head(key)
+            self._ask(self._head, key)
         except NotFound as error:
             if type(error) is not NotFound:
                 raise
             return False
         return True
 
-    def _get(self, key: str) -> Object:
+    def _get(self, client: Client, key: str) -> Object:
         try:
-            result = obstore.get(self._store, key)
+            result = obstore.get(client.product, key)
             return self._object(key, result)
         except (BaseError, OSError) as error:
-            raise self._translate(error, key) from error
+            raise self._translate(client, error, key) from error
 
-    def _get_range(self, key: str, byte_range: ByteRange) -> Object:
+    def _get_range(self, client: Client, key: str, byte_range: ByteRange) -> Object:
         if byte_range.start == byte_range.end:
-            return Object(self._head(key), b"")
+            return Object(self._head(client, key), b"")
         try:
-            result = obstore.get(self._store, key, options={"range": (byte_range.start, byte_range.end)})
+            result = obstore.get(client.product, key, options={"range": (byte_range.start, byte_range.end)})
             return self._object(key, result)
         except (BaseError, OSError) as error:
             if read_failure(error).status == 416 or any(text in str(error) for text in _BEYOND_THE_END):
                 # Perhaps nothing is there: the object ends before the range begins.
-                info = self._head(key)
+                info = self._head(client, key)
                 if info.size_bytes <= byte_range.start:
                     return Object(info, b"")
             if "non-partial response" in str(error):
                 # Some servers answer a range that is the whole object with 200, which the client refuses.
-                whole = self._get(key)
+                whole = self._get(client, key)
                 return Object(whole.info, memoryview(whole.data)[byte_range.start : byte_range.end])
-            raise self._translate(error, key) from error
+            raise self._translate(client, error, key) from error
 
-    def _put(self, key: str, data: BytesLike, attributes: Attributes, condition: Condition) -> str:
+    def _put(
+        self, client: Client, key: str, data: BytesLike, attributes: Attributes, condition: Condition
+    ) -> str:
         mode: PutMode
         match condition:
             case None:
@@ -321,7 +379,7 @@ class ObjectsBucket:
         self._fence.check_change(key)
         try:
             result = obstore.put(
-                self._store,
+                client.product,
                 key,
                 data,
                 attributes=self._client_attributes(attributes),
@@ -331,35 +389,44 @@ class ObjectsBucket:
                 use_multipart=False,
             )
         except (BaseError, OSError) as error:
-            raise self._translate(error, key, condition) from error
+            raise self._translate(client, error, key, condition) from error
         return self._etag(key, result["e_tag"], result["version"])
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, client: Client, key: str) -> None:
         self._fence.check_change(key)
         try:
-            obstore.delete(self._store, key)
+            obstore.delete(client.product, key)
         except (BaseError, OSError) as error:
-            translated = self._translate(error, key)
+            translated = self._translate(client, error, key)
             if type(translated) is not NotFound:
                 raise translated from error
 
-    def _delete_bulk(self, keys: Sequence[str]) -> None:
+    def _delete_bulk(self, client: Client, keys: Sequence[str]) -> None:
         """Keys of one request: the store tries all of them."""
         self._fence.check()
         try:
-            obstore.delete(self._store, keys)
+            obstore.delete(client.product, keys)
         except (BaseError, OSError) as error:
             if read_failure(error).kind is not NotFound:
-                raise self._translate(error, None) from error
+                raise self._translate(client, error, None) from error
             # Azure counts an absent object as a failure, and the client tells only the first of them.
             for key in keys:
-                self._delete(key)
+                self._delete(client, key)
 
-    def _next_page(self, stream: "Iterable[Sequence[ObjectMeta]]") -> "Sequence[ObjectMeta] | None":
+    def _next_page(self, client: Client, listing: _Listing) -> "Sequence[ObjectMeta] | None":
         try:
-            return next(iter(stream), None)
+            if listing.client is not client:
+                listing.stream = obstore.list(
+                    client.product, listing.segments, offset=listing.after, chunk_size=_PAGE_COUNT_MAX
+                )
+                listing.client = client
+            found = next(iter(listing.stream), None)
         except (BaseError, OSError) as error:
-            raise self._translate(error, None) from error
+            listing.client = None  # the stream has ended with it
+            raise self._translate(client, error, None) from error
+        if found:
+            listing.after = found[-1]["path"]
+        return found
 
     def _object(self, key: str, result: "GetResult") -> Object:
         info = self._info(key, result)
@@ -418,17 +485,21 @@ class ObjectsBucket:
             result[name] = value
         return result
 
-    def _translate(self, error: Exception, key: str | None, condition: Condition = None) -> BucketryError:
-        """Our error for the client's. ``condition`` is that of a put. May ask the store whether the bucket
-        exists."""
+    def _translate(
+        self, client: Client, error: Exception, key: str | None, condition: Condition = None
+    ) -> BucketryError:
+        """Our error for the client's. ``condition`` is that of a put. May ask the store what it left open:
+        whether the bucket exists, why it refuses."""
         failure = read_failure(error)
-        kind, reason = failure.kind, failure.reason
+        if key is not None and failure.code is None and failure.status in _REFUSALS:
+            failure = self._why_refused(client, key) or failure
+        kind, reason = failure.error_class, failure.reason
         if kind is NotFound:
             if key is None:
                 # Listing and bulk deletes miss no single object.
                 kind = BucketNotFound
             elif not failure.names_what:
-                missing = self._missing_bucket(key)
+                missing = self._missing_bucket(client, key)
                 if missing is not None:
                     return missing
         match condition:
@@ -437,20 +508,31 @@ class ObjectsBucket:
             case IfMatch() if kind in (PreconditionFailed, NotFound):
                 kind, reason = PreconditionFailed, "it is not the one that was seen"
         if kind is BucketNotFound:
-            return BucketNotFound(f"{self._url}: no such bucket")
+            return BucketNotFound(f"{self._url}: no such bucket ({self._way})")
         if kind is NotFound:
             return NotFound(f"{self._url}: no object {key}")
+        if issubclass(kind, Unavailable | Denied | Invalid | Unsupported):
+            reason = f"{reason} ({self._way})"
         return kind(f"{self._url}: {reason}" if key is None else f"{self._url}: object {key}: {reason}")
 
-    def _missing_bucket(self, key: str) -> BucketryError | None:
+    def _why_refused(self, client: Client, key: str) -> Failure | None:
+        """The store refused without a word, as it does to HEAD: what it says to a request whose answer has a
+        body. None when it takes that one."""
+        try:
+            next(iter(obstore.list(client.product, key, chunk_size=1)), None)
+        except (BaseError, OSError) as error:
+            return read_failure(error)
+        return None
+
+    def _missing_bucket(self, client: Client, key: str) -> BucketryError | None:
         """The store said "not found" and nothing more, as it does to HEAD. An error if the bucket is missing
         (or if we cannot know), None if it is only the object."""
         try:
             # Below the key itself there is next to nothing to list, and a right to list that covers the key
             # covers this.
-            next(iter(obstore.list(self._store, key, chunk_size=1)), None)
+            next(iter(obstore.list(client.product, key, chunk_size=1)), None)
         except (BaseError, OSError) as error:
-            return self._translate(error, None)
+            return self._translate(client, error, None)
         return None
 
 

@@ -339,6 +339,6 @@ def _exhausted(error: RetriedError, retry: Retry, now: float) -> RetriedError:
     """The same error, its message ending with how often and how long it was tried."""
     times = "once" if retry.failure_count == 1 else f"{retry.failure_count} times"
     message = f"{error} (tried {times} over {retry.failing_seconds(now):.0f} s)"
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable):  # the others take a message alone
         return type(error)(message, retry_after_seconds=error.retry_after_seconds)
     return type(error)(message)

@@ -18,16 +18,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import google_crc32c
 
 from bucketry import __version__
+from bucketry.bucket.aws import data_loader, import_botocore
 from bucketry.bucket.client_errors import Failure, read_answer
-from bucketry.bucket.credentials import Anonymous, FromClient
+from bucketry.bucket.credentials import Keys
 from bucketry.bucket.interface import (
     Attributes,
     BytesLike,
@@ -37,6 +36,7 @@ from bucketry.bucket.interface import (
     OpenUpload,
     Part,
 )
+from bucketry.bucket.renewal import Held
 from bucketry.errors import (
     AlreadyExists,
     BucketNotFound,
@@ -50,18 +50,10 @@ from bucketry.errors import (
     UploadGone,
 )
 
-if TYPE_CHECKING:
-    from obstore.store import S3CredentialProvider
-
+Client: TypeAlias = Held[Any, Any]
 _log = logging.getLogger(__name__)
 
-#: What botocore calls the sources that it renews itself; ours on the left.
-_SOURCES = {
-    "web identity": "assume-role-with-web-identity",
-    "container": "container-role",
-    "instance metadata": "iam-role",
-}
-WHY_NOT_INSTALLED = "larger objects go to S3 in parts, which needs boto3: install bucketry[aws]"
+WHY_NOT_INSTALLED = "larger objects go to S3 in parts, which needs botocore: run pip install botocore"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +66,11 @@ class S3Place:
     region: str
     path_style: bool
     ca_file: Path | str | None
+    #: What is in it: the file may be replaced.
+    ca_certificates: bytes | None = field(repr=False)
     insecure: bool
-    credentials: "Anonymous | S3CredentialProvider | FromClient" = field(repr=False)
+    #: None: requests are not signed.
+    keys: Keys | None = field(repr=False)
     timeout_seconds: float
     connect_timeout_seconds: float
     connections_max: int
@@ -83,32 +78,31 @@ class S3Place:
     put_arguments: Mapping[str, str]
 
 
-def is_installed() -> bool:
-    """Whether uploads in parts are possible here at all. Imports nothing."""
-    return find_spec("botocore") is not None
-
-
 class S3Uploads:
-    """The uploads of one bucket. ``url`` is the bucket's, for messages; ``exists`` tells whether there is an
-    object with this key (for stores that cannot complete under a condition)."""
+    """The uploads of one bucket. ``url`` is the bucket's and ``way`` that to it, for messages; ``exists``
+    tells whether there is an object with this key (for stores that cannot complete under a condition). Each
+    request is told the place, with the credentials of the moment."""
 
-    def __init__(self, place: S3Place, url: str, exists: Callable[[str], bool]) -> None:
-        self._place = place
+    def __init__(self, url: str, way: str, exists: Callable[[str], bool]) -> None:
         self._url = url
+        self._way = way
         self._exists = exists
         self._lock = threading.Lock()
+        #: Made for this place.
+        self._made_for: S3Place | None = None
         self._made: Any = None
         #: False when the store said that it cannot complete under a condition.
         self._is_conditional = True
 
-    def create(self, key: str, attributes: Attributes) -> str:
+    def create(self, client: Client, key: str, attributes: Attributes) -> str:
         """The new upload's id."""
-        arguments: dict[str, Any] = dict(self._place.put_arguments)
+        arguments: dict[str, Any] = dict(client.value.put_arguments)
         if attributes.content_type is not None:
             arguments["ContentType"] = attributes.content_type
         if attributes.content_encoding is not None:
             arguments["ContentEncoding"] = attributes.content_encoding
         answer = self._ask(
+            client,
             "create_multipart_upload",
             key,
             Metadata=dict(attributes.metadata),
@@ -117,10 +111,11 @@ class S3Uploads:
         )
         return str(answer["UploadId"])
 
-    def put_part(self, key: str, upload_id: str, number: int, data: BytesLike) -> Part:
+    def put_part(self, client: Client, key: str, upload_id: str, number: int, data: BytesLike) -> Part:
         body = bytes(data)  # botocore takes no memoryview; of bytes this is no copy
         crc32c = int(google_crc32c.value(body))
         answer = self._ask(
+            client,
             "upload_part",
             key,
             UploadId=upload_id,
@@ -130,7 +125,9 @@ class S3Uploads:
         )
         return Part(number, len(body), str(answer["ETag"]), crc32c)
 
-    def complete(self, key: str, upload_id: str, parts: Sequence[Part], condition: Condition) -> str:
+    def complete(
+        self, client: Client, key: str, upload_id: str, parts: Sequence[Part], condition: Condition
+    ) -> str:
         """The object's ETag."""
         chosen = []
         for part in parts:
@@ -148,6 +145,7 @@ class S3Uploads:
                 headers["IfMatch"] = etag
         try:
             answer = self._ask(
+                client,
                 "complete_multipart_upload",
                 key,
                 condition,
@@ -164,23 +162,23 @@ class S3Uploads:
                 "that of two who complete at the same moment both may be told that they did",
                 self._url,
             )
-            return self.complete(key, upload_id, parts, condition)
+            return self.complete(client, key, upload_id, parts, condition)
         return str(answer["ETag"])
 
-    def abort(self, key: str, upload_id: str) -> None:
+    def abort(self, client: Client, key: str, upload_id: str) -> None:
         try:
-            self._ask("abort_multipart_upload", key, UploadId=upload_id)
+            self._ask(client, "abort_multipart_upload", key, UploadId=upload_id)
         except UploadGone:
             pass
 
     def uploads_page(
-        self, prefix: str, marker: tuple[str, str]
+        self, client: Client, prefix: str, marker: tuple[str, str]
     ) -> tuple[list[OpenUpload], tuple[str, str] | None]:
         """Some uploads after ``marker``, and the next marker if there are more."""
         arguments: dict[str, Any] = {}
         if marker[0]:
             arguments = {"KeyMarker": marker[0], "UploadIdMarker": marker[1]}
-        answer = self._ask("list_multipart_uploads", None, Prefix=prefix, **arguments)
+        answer = self._ask(client, "list_multipart_uploads", None, Prefix=prefix, **arguments)
         found = [
             # Some servers list uploads of a prefix's whole first page.
             OpenUpload(str(item["Key"]), str(item["UploadId"]), _time(item.get("Initiated")))
@@ -190,9 +188,11 @@ class S3Uploads:
         following = str(answer.get("NextKeyMarker", "")), str(answer.get("NextUploadIdMarker", ""))
         return found, following if answer.get("IsTruncated") and following > marker else None
 
-    def parts_page(self, key: str, upload_id: str, after: int) -> tuple[list[Part], int | None]:
+    def parts_page(
+        self, client: Client, key: str, upload_id: str, after: int
+    ) -> tuple[list[Part], int | None]:
         """Some parts with numbers above ``after``, and what the next page comes after if there is one."""
-        answer = self._ask("list_parts", key, UploadId=upload_id, PartNumberMarker=after)
+        answer = self._ask(client, "list_parts", key, UploadId=upload_id, PartNumberMarker=after)
         found = [
             Part(
                 int(item["PartNumber"]),
@@ -218,30 +218,34 @@ class S3Uploads:
                 self._made = None
 
     def _ask(
-        self, operation: str, key: str | None, condition: Condition = None, **arguments: Any
+        self,
+        client: Client,
+        operation: str,
+        key: str | None,
+        condition: Condition = None,
+        **arguments: Any,
     ) -> Mapping[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        client = self._client()
+        made = self._client(client.value)
         if key is not None:
             arguments["Key"] = key
         try:
-            answer: Mapping[str, Any] = getattr(client, operation)(
-                Bucket=self._place.bucket_name, **arguments
-            )
+            answer: Mapping[str, Any] = getattr(made, operation)(Bucket=client.value.bucket_name, **arguments)
         except (ClientError, BotoCoreError, OSError) as error:
             raise self._translate(error, key, condition) from error
         return answer
 
-    def _client(self) -> Any:
+    def _client(self, place: S3Place) -> Any:
         with self._lock:
-            if self._made is None:
-                self._made = _make_client(self._place)
+            if self._made is None or self._made_for != place:
+                # Requests under way keep the old one until they end.
+                self._made, self._made_for = _make_client(place), place
             return self._made
 
     def _translate(self, error: Exception, key: str | None, condition: Condition) -> BucketryError:
         failure = _read_error(error)
-        kind, reason = failure.kind, failure.reason
+        kind, reason = failure.error_class, failure.reason
         match condition:
             case IfAbsent() if kind is PreconditionFailed:
                 kind, reason = AlreadyExists, "it exists"
@@ -249,25 +253,25 @@ class S3Uploads:
                 kind, reason = PreconditionFailed, "it is not the one that was seen"
         thing = self._url if key is None else f"{self._url}: object {key}"
         if kind is BucketNotFound or (kind is NotFound and key is None):
-            return BucketNotFound(f"{self._url}: no such bucket")
+            return BucketNotFound(f"{self._url}: no such bucket ({self._way})")
         if kind is NotFound:
             # Of the object nothing was asked: what is missing can only be the upload.
             kind = UploadGone
         if kind is UploadGone:
             return UploadGone(f"{thing}: its upload in parts has ended")
+        if issubclass(kind, Unavailable | Denied):
+            reason = f"{reason} ({self._way})"
         if issubclass(kind, Unavailable):
             return kind(f"{thing}: {reason}", retry_after_seconds=_retry_after_seconds(error))
         return kind(f"{thing}: {reason}")
 
 
 def _make_client(place: S3Place) -> Any:
-    """A client that looks at nothing but ``place`` (and, for credentials that are renewed, at where the
-    environment says they come from)."""
-    import botocore.session
+    """A client that looks at nothing but ``place``."""
+    botocore = import_botocore()
     import urllib3
     from botocore import UNSIGNED
     from botocore.config import Config
-    from botocore.credentials import CredentialResolver, create_credential_resolver
 
     # No profile, no files: what of them was asked for is in ``place``.
     nothing = (None, None, None, None)
@@ -275,17 +279,12 @@ def _make_client(place: S3Place) -> Any:
     session = botocore.session.Session(
         session_vars={"profile": nothing, "config_file": no_file, "credentials_file": no_file}
     )
-    session.register_component("data_loader", _data_loader())
+    session.register_component("data_loader", data_loader())
     session.set_config_variable("region", place.region)
-    if place.ca_file is not None:
-        # For the service that gives credentials, as for the store.
-        session.set_config_variable("ca_bundle", str(place.ca_file))
-    if isinstance(place.credentials, FromClient):
-        provider = create_credential_resolver(session).get_provider(_SOURCES[place.credentials.source])
-        session.register_component("credential_provider", CredentialResolver([provider]))
-    elif not isinstance(place.credentials, Anonymous):
-        provider = _provider(place.credentials)
-        session.register_component("credential_provider", CredentialResolver([provider]))
+    keys = place.keys
+    if keys is not None:
+        token = None if keys.token is None else keys.token.reveal_text()
+        session.set_credentials(keys.access_id, keys.secret.reveal_text(), token)
     verify: bool | str | None = None if place.ca_file is None else str(place.ca_file)
     if place.insecure:
         verify = False
@@ -297,7 +296,7 @@ def _make_client(place: S3Place) -> Any:
         endpoint_url=place.endpoint,
         verify=verify,
         config=Config(
-            signature_version=UNSIGNED if isinstance(place.credentials, Anonymous) else "s3v4",
+            signature_version=UNSIGNED if keys is None else "s3v4",
             connect_timeout=place.connect_timeout_seconds,
             read_timeout=place.timeout_seconds,
             # The layer above owns retries.
@@ -315,43 +314,6 @@ def _make_client(place: S3Place) -> Any:
             tcp_keepalive=True,
         ),
     )
-
-
-@cache
-def _data_loader() -> Any:
-    """botocore's own descriptions of services, read once: without it every client reads them again, a quarter
-    of a second of processor time."""
-    from botocore.loaders import create_loader
-
-    return create_loader()
-
-
-def _provider(ask: "S3CredentialProvider") -> Any:
-    """The bucket client's source of keys as botocore's, which asks again when they are about to expire."""
-    from botocore.credentials import CredentialProvider, Credentials, RefreshableCredentials
-
-    def fields() -> dict[str, Any]:
-        keys: Any = ask()
-        expires = keys["expires_at"]
-        return {
-            "access_key": keys["access_key_id"],
-            "secret_key": keys["secret_access_key"],
-            "token": keys.get("token"),
-            "expiry_time": None if expires is None else expires.isoformat(),
-        }
-
-    class Ours(CredentialProvider):  # type: ignore[misc]
-        METHOD = "bucketry"
-
-        def load(self) -> Any:
-            first = fields()
-            if first["expiry_time"] is None:
-                return Credentials(first["access_key"], first["secret_key"], first["token"])
-            return RefreshableCredentials.create_from_metadata(
-                first, refresh_using=fields, method=self.METHOD
-            )
-
-    return Ours()
 
 
 def _read_error(error: Exception) -> Failure:
@@ -378,16 +340,12 @@ def _read_error(error: Exception) -> Failure:
         (exceptions.ConnectionClosedError, Unavailable, "the connection ended in the middle of an answer"),
         (exceptions.EndpointConnectionError, Unavailable, "cannot connect"),
         (exceptions.ProxyConnectionError, Unavailable, "cannot connect to the proxy"),
-        (exceptions.NoCredentialsError, Denied, "no credentials"),
-        (exceptions.PartialCredentialsError, Denied, "no credentials"),
-        (exceptions.CredentialRetrievalError, Unavailable, "no credentials: their source does not answer"),
-        (exceptions.MetadataRetrievalError, Unavailable, "no credentials: their source does not answer"),
         (exceptions.ParamValidationError, Invalid, "the request is not valid"),
     ):
         if isinstance(error, kind):
-            return Failure(ours, reason)
+            return Failure(ours, reason, is_answered=False)
     # What is left is the line: connections reset, answers cut, no route.
-    return Failure(Unavailable, f"the request failed ({type(error).__name__})")
+    return Failure(Unavailable, f"the request failed ({type(error).__name__})", is_answered=False)
 
 
 def _retry_after_seconds(error: Exception) -> float | None:

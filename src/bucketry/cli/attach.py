@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bucketry.bucket.location import parse_url
+from bucketry.bucket.renewal import Shared
 from bucketry.cli import exits
 from bucketry.cli.command import Command
 from bucketry.cli.options import (
@@ -144,6 +145,11 @@ class _Start:
 
         await find_holding(self._impatient_bucket())
 
+    def reread(self) -> int:
+        """Read credentials and configuration again; how much of them has changed."""
+        assert isinstance(self.bucket.shared, Shared)
+        return self.bucket.shared.reread()
+
     def _impatient_bucket(self) -> BucketSettings:
         return replace(self.bucket, retry=replace(self.bucket.retry, budget_seconds=_PROBE_BUDGET_SECONDS))
 
@@ -153,7 +159,9 @@ class _Start:
             log_to_syslog(debug=self.debug)
         else:
             log_to_stderr(debug=self.debug)
-        event_loop.run(serve_disk(self.job, taken, self.open_device, self.describe, self.probe, ready))
+        event_loop.run(
+            serve_disk(self.job, taken, self.open_device, self.describe, self.probe, self.reread, ready)
+        )
 
 
 def _serve(
@@ -187,7 +195,7 @@ def _serve(
             )
             begin = _Start(
                 job,
-                bucket,
+                replace(bucket, shared=Shared()),
                 volume.settings(password, read_only=process.read_only, force=process.force),
                 process.cache(),
                 log,

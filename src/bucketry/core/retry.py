@@ -9,9 +9,12 @@ The budget runs from the *first failure*, not from the start of the request: tim
 waiting for its turn or for bandwidth says nothing about the store's health. Its last pause is cut so that
 one attempt is made when the budget ends, which also bounds what a store can ask for: a ``Retry-After`` of a
 year costs the rest of the budget and no more.
+
+A store that nobody has ever heard of has a budget of its own, a few seconds: what keeps it from answering is
+a mistake more often than an outage, and whoever made it waits for the message.
 """
 
-from bucketry.errors import Corrupt, Unavailable
+from bucketry.errors import Corrupt, CredentialsRefused, Unavailable, Unreachable
 from bucketry.settings import RetrySettings
 
 #: A body that ended early is usually a broken connection, so it deserves another try; one that is cut three
@@ -22,8 +25,8 @@ CORRUPT_RETRIES_MAX = 2
 PAUSE_LEAST_SECONDS = 0.001
 
 #: The failures worth another attempt; everything else is an answer.
-RetriedError = Unavailable | Corrupt
-RETRIED_ERRORS = (Unavailable, Corrupt)
+RetriedError = Unavailable | Corrupt | CredentialsRefused
+RETRIED_ERRORS = (Unavailable, Corrupt, CredentialsRefused)
 
 
 class Retry:
@@ -50,9 +53,12 @@ class Retry:
             self._corrupt_count += 1
             if self._corrupt_count > CORRUPT_RETRIES_MAX:
                 return None
-        elif error.retry_after_seconds is not None and error.retry_after_seconds > 0:
-            wished_seconds = error.retry_after_seconds
-        left_seconds = self._settings.budget_seconds - self.failing_seconds(now)
+        elif isinstance(error, Unavailable) and (error.retry_after_seconds or 0.0) > 0:
+            wished_seconds = error.retry_after_seconds or 0.0
+        budget_seconds = self._settings.budget_seconds
+        if isinstance(error, Unreachable):
+            budget_seconds = min(budget_seconds, self._settings.first_contact_seconds)
+        left_seconds = budget_seconds - self.failing_seconds(now)
         if left_seconds < PAUSE_LEAST_SECONDS:
             return None
         return min(wished_seconds + jitter * self._longest_pause_seconds(), left_seconds)

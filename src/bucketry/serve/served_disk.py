@@ -27,6 +27,7 @@ from bucketry.serve.loop_mount import LoopMount, LoopMountSettings, check_rights
 from bucketry.serve.mounts import is_busy, take_away
 from bucketry.serve.notify import notify
 from bucketry.serve.patient import PatientDevice
+from bucketry.serve.reload import Reread, rereading
 from bucketry.serve.runtime import Claim, State, process_start_time
 from bucketry.settings import FuseSettings
 
@@ -38,7 +39,7 @@ _ATTEMPT_PAUSE_SECONDS = 2.0
 _GIVE_UP_SECONDS = 5.0
 #: How soon a bucket that went away is noticed by who waits for a filesystem to be written.
 _LOOK_SECONDS = 0.5
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: The exit code of a process that gave up: the command line's code for Unfinished.
 GAVE_UP_EXIT_CODE = 6
 #: The command line's code for an interruption.
@@ -77,9 +78,10 @@ async def serve_disk(
     open_device: OpenDevice,
     describe: Describe,
     probe: Probe,
+    reread: Reread,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until asked to stop. ``ready`` is called when the disk can be used.
+    """Serve until asked to stop. ``ready`` is called when the disk can be used; SIGHUP calls ``reread``.
 
     Returns when everything is in the bucket; raises what kept it from starting, or what closing the disk
     raised. A signal before ``ready`` raises KeyboardInterrupt. The caller still has to give ``claim`` free.
@@ -91,7 +93,7 @@ async def serve_disk(
     control = ControlServer(claim.files.socket, served.answer)
     try:
         with served.signals_handled():
-            async with open_device() as device, served.mounted(device):
+            async with rereading(reread, served.is_serving), open_device() as device, served.mounted(device):
                 await control.start()
                 claim.write(_state_of(job, claim))
                 settle_memory()
@@ -228,6 +230,9 @@ class _ServedDisk:
         """The disk is closed; ``error`` says what went wrong with that."""
         self._error = error
         self._ended.set()
+
+    def is_serving(self) -> bool:
+        return self._state == "serving"
 
     @property
     def interrupted(self) -> bool:

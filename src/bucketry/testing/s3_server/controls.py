@@ -10,6 +10,7 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any, TypeAlias
 
+from bucketry.testing.s3_server.child_settings import encode_credentials
 from bucketry.testing.s3_server.exchange import Outage
 from bucketry.testing.s3_server.faults import (
     NO_FAULTS,
@@ -27,6 +28,7 @@ from bucketry.testing.s3_server.faults import (
 )
 from bucketry.testing.s3_server.ledger import Snapshot
 from bucketry.testing.s3_server.line import NO_LINE, LineModel
+from bucketry.testing.s3_server.signature import Credentials
 
 #: Anything that JSON can hold.
 Json: TypeAlias = Any
@@ -99,6 +101,11 @@ class Controls(ABC):
     def set_stale_lists(self, seconds: float = 0.0) -> None:
         """Listings do not show what changed in the last so many seconds; from now on."""
         self.command("set_stale_lists", {"seconds": seconds})
+
+    def set_credentials(self, *credentials: Credentials) -> None:
+        """From now on these keys are valid and no others; whoever signs with another one is told
+        InvalidAccessKeyId."""
+        self.command("set_credentials", {"credentials": encode_credentials(credentials)})
 
     def expire_credentials(self, access_id: str) -> None:
         """Whoever signs with this key is told ExpiredToken."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from bucketry.testing.s3_server.child_settings import decode_credentials
 from bucketry.testing.s3_server.controls import Json, decode_rule
 from bucketry.testing.s3_server.errors import S3Error
 from bucketry.testing.s3_server.exchange import Exchange, Outage
@@ -43,6 +44,7 @@ class RunningServer:
             "end_outage": self._end_outage,
             "set_line": self._set_line,
             "set_stale_lists": self._set_stale_lists,
+            "set_credentials": self._set_credentials,
             "expire_credentials": self._expire_credentials,
             "renew_credentials": self._renew_credentials,
             "snapshot": self._snapshot,
@@ -152,6 +154,12 @@ class RunningServer:
         if not seconds >= 0:
             raise ValueError(f"seconds {seconds} is below 0")
         self.service.store.stale_seconds = float(seconds)
+
+    def _set_credentials(self, credentials: Json) -> None:
+        chosen = decode_credentials(credentials)
+        if not chosen:
+            raise ValueError("without any credentials everybody would be let in")
+        self.service.set_credentials(chosen)
 
     def _expire_credentials(self, access_id: str) -> None:
         self.service.expired |= {access_id}

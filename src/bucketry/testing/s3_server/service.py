@@ -5,7 +5,7 @@ Nothing waits here: an answer is there at once, and what delays or damages it on
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -62,6 +62,10 @@ class Service:
         self._credentials = {known.access_id: known for known in settings.credentials}
         self._etags = Etags(settings.etags)
         self._request_numbers = itertools.count(1)
+
+    def set_credentials(self, credentials: Iterable[Credentials]) -> None:
+        """Who may sign from now on, and nobody else."""
+        self._credentials = {known.access_id: known for known in credentials}
 
     def serve(self, call: Call) -> Answer:
         """The answer, a refusal included."""
