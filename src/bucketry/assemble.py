@@ -68,7 +68,7 @@ async def open_disk(
     local = None
     if cache.cache_dir is not None:
         journal_directory = cache.cache_dir / "journal"
-        local = Local(lambda: DirectoryFiles(journal_directory), journal_thread)
+        local = Local(lambda: DirectoryFiles(journal_directory), journal_directory.is_dir, journal_thread)
     uploads_max = max(1, int(bucket.limits.requests_max * _UPLOAD_SHARE))
     try:
         async with (

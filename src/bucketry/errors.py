@@ -22,6 +22,7 @@
     │   ├── Throttled             the store asks us to slow down
     │   └── Unreachable           nothing has ever been heard from there: more likely a mistake than an outage
     ├── Unfinished                not everything is in the bucket; nothing is lost so far
+    │   └── JournalPending        a journal on some machine's disk holds writes that the bucket lacks
     ├── Corrupt                   bytes from outside failed a check: length, checksum, HMAC, encoding
     └── Closed                    used after close
 
@@ -118,6 +119,11 @@ class Unreachable(Unavailable):
 
 class Unfinished(BucketryError):
     """Data is not in the bucket yet. It is still held, and still being tried."""
+
+
+class JournalPending(Unfinished):
+    """A journal on some machine's disk may hold flushed writes that the bucket lacks: the volume is not
+    opened without it, unless they are given up."""
 
 
 class Corrupt(BucketryError):

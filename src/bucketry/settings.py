@@ -223,6 +223,9 @@ class CacheSettings:
     exclusive: bool = False
     #: The journal never takes more. Twice the dirty limit: room for what is drained and not given back yet.
     journal_bytes: int = 256 << 20
+    #: Replay a journal in ``cache_dir`` even if somebody else has had the volume since: it may undo what they
+    #: wrote. Only for ``bucketry journal --replay``, which asks first.
+    adopt_journal: bool = False
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:

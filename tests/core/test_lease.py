@@ -18,10 +18,20 @@ from bucketry.core.lease import (
     decode,
     encode,
 )
+from bucketry.core.pending_journal import PendingJournal, pending_fields
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
 ME = Holder(host="one", boot_id="b1 pid:[1]", pid=10, start_time=1000, token=7)
 OTHER = Holder(host="two", boot_id="b2 pid:[1]", pid=20, start_time=2000, token=8)
+JOURNAL = PendingJournal(
+    tenure="fedcba9876543210" * 2,
+    host="two",
+    directory="/var/cache/disk/journal",
+    epoch=17,
+    pending_bytes=3 << 20,
+    as_of="2026-11-21T19:40:00Z",
+    token=8,
+)
 LEASE = Lease(epoch=3, holder=OTHER, taken="2026-11-21T19:38:00Z", renewed="2026-11-21T19:40:00Z")
 
 
@@ -30,6 +40,9 @@ LEASE = Lease(epoch=3, holder=OTHER, taken="2026-11-21T19:38:00Z", renewed="2026
     [
         LEASE,
         Lease(epoch=1, holder=None, taken=LEASE.taken, renewed=LEASE.renewed),
+        replace(LEASE, tenure="0123456789abcdef" * 2),
+        replace(LEASE, tenure="0123456789abcdef" * 2, journal=JOURNAL),
+        replace(LEASE, journal=replace(JOURNAL, directory="/ä" * 2000)),
         replace(LEASE, passed=Passed(7)),
         replace(LEASE, passed=Passed(7, frozenset({Kept(3, 0, 512), Kept(5, 1024, 512)}))),
     ],
@@ -39,6 +52,12 @@ def test_what_is_encoded_is_decoded(lease: Lease) -> None:
     assert decode(encode(lease)) == lease
 
 
+def test_a_lease_with_a_journal_is_refused_by_older_programs() -> None:
+    """They would take the volume over without it. All other leases have the version that they know."""
+    assert json.loads(encode(LEASE))["version"] == 1
+    assert json.loads(encode(replace(LEASE, journal=JOURNAL)))["version"] == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -46,6 +65,11 @@ def test_what_is_encoded_is_decoded(lease: Lease) -> None:
         {"epoch": -1}, {"epoch": True}, {"epoch": None},
         {"taken": "today"}, {"renewed": "2026-13-01T00:00:00Z"}, {"taken": "2026-11-21T19:38:00Z\n"},
         {"duration_seconds": 0}, {"duration_seconds": 1e9}, {"duration_seconds": "60"},
+        {"tenure": 7}, {"tenure": "x"}, {"tenure": "0" * 33}, {"journal": 7}, {"journal": {}},
+        {"journal": pending_fields(JOURNAL) | {"epoch": -1}},
+        {"journal": pending_fields(JOURNAL) | {"host": "a\nb"}},
+        {"journal": pending_fields(JOURNAL) | {"directory": "/" * 5000}},
+        {"journal": pending_fields(JOURNAL) | {"tenure": ""}},
         {"passed": 7}, {"passed": {}}, {"passed": {"epoch": -1, "kept": []}},
         {"passed": {"epoch": 1.5, "kept": []}}, {"passed": {"epoch": 7, "kept": [[1, 2]]}},
         {"passed": {"epoch": 7, "kept": [[1, 2, "x"]]}}, {"passed": {"epoch": 7, "kept": [[[], 1, 2]]}},
@@ -81,7 +105,7 @@ def test_a_lease_says_no_more_than_can_be_read_back() -> None:
 def test_a_newer_lease_is_unsupported() -> None:
     """A lease of a later version is left to later programs."""
     with pytest.raises(Unsupported):
-        decode(json.dumps(json.loads(encode(LEASE)) | {"version": 2}).encode())
+        decode(json.dumps(json.loads(encode(LEASE)) | {"version": 3}).encode())
 
 
 @pytest.mark.parametrize(

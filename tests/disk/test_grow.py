@@ -65,7 +65,7 @@ async def opened(
     local = None
     if files is not None:
         cache = replace(cache, durability="journal", journal_bytes=1 << 20, cache_dir="/nowhere")  # type: ignore[arg-type]
-        local = Local(lambda: files, inline)
+        local = Local(lambda: files, lambda: bool(files.sizes()), inline)
     async with lifecycle.opened(place, asked, cache, offload=inline, uploads_max=4, local=local) as disk:
         yield disk
 

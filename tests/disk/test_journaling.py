@@ -104,7 +104,7 @@ class World:
         )
         self.files = killed(self.files)  # what the process before left
         self.files.fault = self.fault
-        local = Local(lambda: self.files, offload)
+        local = Local(lambda: self.files, lambda: bool(self.files.sizes()), offload)
         async with lifecycle.opened(
             self.place(), VolumeSettings(force=force), settings, offload=inline, uploads_max=4, local=local
         ) as disk:
@@ -222,6 +222,7 @@ async def test_after_a_clean_end_nothing_is_replayed() -> None:
         assert bytes(await disk.read(0, 5)) == b"other"
 
 
+@pytest.mark.logs("giving up the journal", "taking over the lease", "not in the bucket yet")
 @on_virtual_time
 async def test_a_journal_is_not_replayed_over_somebody_elses_writes() -> None:
     """When the volume was taken by force after the crash, the journal is refused, kept, and the volume is not
@@ -606,6 +607,7 @@ def _failing_reads(after: int) -> Fault:
     return fail
 
 
+@pytest.mark.logs("giving up the journal", "taking over the lease", "not in the bucket yet")
 @on_virtual_time
 async def test_a_generation_that_somebody_else_took_is_not_ours() -> None:
     """An attach that says in the journal which generation it is about to take, and then does not get it,

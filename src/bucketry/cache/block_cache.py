@@ -64,6 +64,15 @@ _PARTS_AT_ONCE = 2
 class JournalOwner(Protocol):
     """What says in the bucket whose a journal is."""
 
+    @property
+    def told_epoch(self) -> int:
+        """Up to which epoch the bucket knows that the journal has got."""
+        ...
+
+    async def tell(self) -> None:
+        """Let the bucket know how far the journal has got. Raises what a put raises."""
+        ...
+
     async def disown(self) -> None:
         """Make the bucket say that the journal is not this volume's any more. Raises what a put raises."""
         ...
@@ -167,6 +176,7 @@ class BlockCache:
         #: Epochs that are being appended to the journal, or that it had no room for.
         self._appends: dict[int, asyncio.Task[bool]] = {}
         self._settling: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         #: The journal cannot be made to say what the bucket has, so the bucket does.
         self._is_settled_in_bucket = False
         #: Nor can that: uploads do not wait for it.
@@ -695,11 +705,34 @@ class BlockCache:
             return True
         if self._table.held and not self._is_recovering and not self._is_told_with_held(journal):
             return False
+        if not self._is_known_to_bucket(journal):
+            return False
         if journal.is_settled(self._passed()) or self._is_unsettled:
             return True
         if self._settling is None:
             self._settling = self._spawn(self._settle(journal))
         return False
+
+    def _is_known_to_bucket(self, journal: Journal) -> bool:
+        """Whether the bucket knows that the journal has the oldest epoch, if it has. Before that nothing of
+        this epoch is uploaded: an older copy of the journal would be replayed over it."""
+        owner = self._journal_owner
+        oldest = self._table.drained_epoch + 1
+        if owner is None or oldest > journal.reached or oldest <= owner.told_epoch:
+            return True
+        if self._telling is None:
+            self._telling = self._spawn(self._tell(owner))
+        return False
+
+    async def _tell(self, owner: JournalOwner) -> None:
+        try:
+            await owner.tell()
+        except BucketryError as error:
+            self._failed(error)
+            return
+        finally:
+            self._telling = None
+        self._pump()
 
     def _is_told_with_held(self, journal: Journal) -> bool:
         """Whether the oldest epoch is in the journal, or was refused. While the journal keeps small writes

@@ -61,6 +61,7 @@ from bucketry.core.journal import (
     is_foreign,
     scan,
 )
+from bucketry.core.units import format_size
 from bucketry.errors import BucketryError, Closed, Corrupt, Invalid, Mismatch, Unavailable, Unsupported
 from bucketry.layout.interface import Change, Write, Zero
 
@@ -74,6 +75,9 @@ _SALT_BYTES = 16
 _SEGMENT_COUNT = 8
 #: Reading a whole segment's pages at the start takes about 0.1 s; larger ones would save nothing.
 _SEGMENT_BYTES_MAX = 64 << 20
+#: So long after the last commit its end is marked. Short, for only then damage to it is known as such; but
+#: not while one flush follows the other.
+_MARK_END_SECONDS = 1.0
 #: The least that ``size_bytes_max`` may be.
 JOURNAL_BYTES_MIN = HEAD_BYTES + _SEGMENT_COUNT * SEGMENT_BYTES_MIN
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -214,13 +218,13 @@ class Journal:
         #: Epochs that after a crash may be found and replayed: asked for, and not durably said to be in the
         #: bucket.
         self._replayable: deque[int] = deque()
-        self._drained = 0
+        self._drained = head.drained
         #: The greatest ``drained`` that the journal itself is sure to tell after a crash.
-        self._durable_drained = 0
+        self._durable_drained = head.drained
         if state is not None:
             self._take_over(state.scan)
         # An epoch that was passed may not be in the journal; its number is used up all the same.
-        self._newest_asked = max(self._tail.newest_epoch, head.passed.epoch)
+        self._newest_asked = max(self._tail.newest_epoch, head.passed.epoch, head.drained)
         #: What the bucket itself says that it has; what the head says does not count then.
         self._told: Passed | None = None
         #: Whether anything was written under this head.
@@ -231,6 +235,10 @@ class Journal:
         self._head_error: BucketryError | None = None
         self._pending: list[_Pending] = []
         self._committer: asyncio.Task[None] | None = None
+        #: Whether it was of one of the identities that were asked for.
+        self.is_wanted = False
+        #: When nothing more comes, the end is marked.
+        self._end_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self._closed = False
@@ -245,7 +253,10 @@ class Journal:
         files: Files,
         identity: JournalIdentity,
         *,
-        also: JournalIdentity | None = None,
+        also: Sequence[JournalIdentity] = (),
+        adopt: bool = False,
+        give_up: bool = False,
+        reached: int | None = None,
         passed: Passed | None = None,
         size_bytes_max: int,
         offload: Offload,
@@ -253,43 +264,56 @@ class Journal:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
-        one where there is none. ``identity`` is what the bucket says; a journal of ``also`` will do.
+        one where there is none. ``identity`` is what the bucket says; a journal of one of ``also`` will
+        do, and with ``adopt`` any of a volume of this size. ``reached`` is an epoch that the journal had, as
+        the bucket says (None: it knows of no journal); with ``give_up`` a new one may take its place.
         ``passed`` is what the bucket says that it has of it, instead of what the journal says. The files
-        never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must run one
-        call at a time.
+        never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must
+        run one call at a time.
 
         Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
-        before somebody else had it; Corrupt when the journal is damaged (``repair`` cuts it there);
-        Unsupported for another version; Unavailable when the files cannot be read or written.
+        before somebody else had it, or when the journal never got to ``reached`` (an empty one, an older
+        copy); Corrupt when the journal is damaged (``repair`` cuts it there); Unsupported for another
+        version; Unavailable when the files cannot be read or written.
         """
         if size_bytes_max < JOURNAL_BYTES_MIN:
             raise Invalid(f"a journal needs at least {JOURNAL_BYTES_MIN} bytes, not {size_bytes_max}")
 
-        def begin() -> tuple[Head, _Left | None]:
+        wanted = (identity, *also)
+
+        def begin() -> tuple[Head, _Left | None, bool]:
             left = _look(files)
+            may_be_new = reached is None or give_up or adopt
             if left is None:
+                if not may_be_new:
+                    raise Mismatch(_missing_line(files))
                 head = Head(1, random_bytes(_SALT_BYTES), (identity,))
                 _create_head(files, head)
-                return head, None
+                return head, None, False
+            is_wanted = any(each in left.head.identities for each in wanted)
+            if left.has_something or not may_be_new:
+                _check(files, left, wanted, reached or 0, adopt=adopt)
             if left.has_something:
-                _check(files, left, identity, also)
                 _settle(files, left)
                 head = replace(
                     left.head,
                     counter=left.head.counter + 1,
                     identities=(identity,),
                     drained=left.scan.drained,
-                    passed=passed or left.head.passed,
+                    passed=(passed if is_wanted else None) or left.head.passed,
+                    segments=_begun(left.scan),
                 )
             else:
-                head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,))
+                # Numbers of epochs go on, so that the bucket's word on how far it got stays true.
+                head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,), left.reached)
             _heal_head(files, left)
             _write_head(files, encode_head(head))
-            return head, left if left.has_something else None
+            return head, left if left.has_something else None, is_wanted
 
         try:
-            head, left = await offload(lambda: _translated(files, begin))
+            head, left, is_wanted = await offload(lambda: _translated(files, begin))
             journal = cls(files, head, left, size_bytes_max, offload, clock, random_bytes)
+            journal.is_wanted = is_wanted
             await offload(lambda: _translated(files, journal._trim))
         except BaseException:
             files.close()
@@ -320,6 +344,16 @@ class Journal:
             del self._sizes[name]
 
     @property
+    def reached(self) -> int:
+        """An epoch that the journal will know of after a crash: the newest that is durable, or drained."""
+        return max(self._tail.newest_epoch, self._durable_drained, self._head.passed.epoch)
+
+    @property
+    def lag_bytes(self) -> int:
+        """What the bucket is not known to have."""
+        return sum(size_bytes for _, size_bytes in self._lag)
+
+    @property
     def next_epoch(self) -> int:
         """The number that the first epoch of this attachment may have, or any greater one."""
         return self._newest_asked + 1
@@ -329,6 +363,8 @@ class Journal:
         is fine. Raises Unavailable when that could not be written down; the files are closed anyway."""
         if not self._closed:
             self._closed = True
+            if self._end_timer is not None:
+                self._end_timer.cancel()
             await self._finish(self._close(empty))
 
     async def _close(self, empty: bool) -> None:
@@ -382,6 +418,27 @@ class Journal:
                     await self._commit_group(group)
         finally:
             self._committer = None
+            self._mark_end_later()
+
+    def _mark_end_later(self) -> None:
+        """A damaged last commit looks as if cut short by a crash. A mark behind it proves that it was not."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if not self._closed and self._tail.segment is not None:
+            loop = asyncio.get_running_loop()
+            self._end_timer = loop.call_later(_MARK_END_SECONDS, self._begin_marking_end)
+
+    def _begin_marking_end(self) -> None:
+        self._end_timer = None
+        self._begin(self._mark_end())
+
+    async def _mark_end(self) -> None:
+        async with self._lock:
+            if self._pending or self._closed or self._error is not None or self._refused is not None:
+                return
+            if self._tail.segment is not None:
+                self._counts.marks += 1
+                await self._mark()
 
     async def _commit_group(self, group: list[_Pending]) -> None:
         try:
@@ -441,6 +498,7 @@ class Journal:
         return len(sizes)
 
     def _committed(self, commit: Commit) -> None:
+        self._head = self._head_after(commit)
         self._tail = commit.tail
         self._is_durably_drained(commit.drained)
         for piece in commit.pieces:
@@ -487,6 +545,18 @@ class Journal:
             self._files.write(piece.segment, piece.position, piece.buffers)
         for piece in commit.pieces:
             self._files.sync(piece.segment)
+        head = self._head_after(commit)
+        if head != self._head:
+            # Or nobody would know, if the segment got lost as a whole, that there had been anything.
+            _write_head(self._files, encode_head(head))
+
+    def _head_after(self, commit: Commit) -> Head:
+        """The head that knows the segments that a commit begins."""
+        begun = {piece.segment: piece.first_sequence for piece in commit.pieces if piece.begins}
+        if not begun:
+            return self._head
+        segments = dict(self._head.segments or ()) | begun
+        return replace(self._head, counter=self._head.counter + 1, segments=tuple(segments.items()))
 
     # -- space -----------------------------------------------------------------------------------------------
 
@@ -602,12 +672,13 @@ class Journal:
     async def _renew(self) -> None:
         """A new head, under which all there is is void."""
         salt = self._random_bytes(_SALT_BYTES)
-        await self._put_head(Head(self._head.counter + 1, salt, self._head.identities))
+        drained = max(self._drained, self.reached)
+        await self._put_head(Head(self._head.counter + 1, salt, self._head.identities, drained))
         self._seed = checksum(salt)
         self._is_used = False
         self._tail = Tail(self._head.counter)
-        self._durable_drained = self._drained
-        self._is_durably_drained(self._drained)  # others may wait to be appended
+        self._drained = drained
+        self._is_durably_drained(drained)  # others may wait to be appended
         self._segments.clear()
         self._free = list(self._names)
 
@@ -654,7 +725,7 @@ class Journal:
             used_bytes=sum(self._sizes.get(name, 0) for name in self._segments),
             oldest_epoch=self._lag[0][0] if self._lag else 0,
             lag_epochs=len(self._lag),
-            lag_bytes=sum(size_bytes for _, size_bytes in self._lag),
+            lag_bytes=self.lag_bytes,
             epochs=self._counts.epochs,
             records=self._counts.records,
             commits=self._counts.commits,
@@ -726,6 +797,11 @@ class _Left:
     def has_something(self) -> bool:
         return bool(self.scan.epochs) or self.scan.damage is not None
 
+    @property
+    def reached(self) -> int:
+        """The newest epoch that it knows of."""
+        return max(self.scan.newest_epoch, self.scan.drained, self.head.drained, self.head.passed.epoch)
+
 
 class _Reader:
     """How recovered epochs are read."""
@@ -757,11 +833,23 @@ def _look(files: Files) -> _Left | None:
     return _Left(head, bad_heads, found)
 
 
-def _check(files: Files, left: _Left, identity: JournalIdentity, also: JournalIdentity | None) -> None:
-    if identity not in left.head.identities and also not in left.head.identities:
-        raise Mismatch(_mismatch(files, left, identity))
+def _check(
+    files: Files, left: _Left, wanted: Sequence[JournalIdentity], reached: int, *, adopt: bool
+) -> None:
+    found = left.head.identities
+    if adopt:
+        if all(each.size_bytes > wanted[0].size_bytes for each in found):
+            raise Mismatch(f"the journal in {files.place} is that of a larger volume: {found[-1]}")
+    elif not any(each in found for each in wanted):
+        raise Mismatch(_mismatch_line(files, left, wanted[0]) if left.has_something else _missing_line(files))
     if left.scan.damage is not None:
         raise Corrupt(_damage_line(files, left.scan.damage))
+    if left.reached < reached and not adopt:
+        raise Mismatch(
+            f"the journal in {files.place} lacks flushes that it had: the volume knows of number {reached}, "
+            f"the journal ends with {left.reached}. It is an older copy of the directory, or its end is "
+            f"damaged; {_advice(files)}"
+        )
 
 
 def _settle(files: Files, left: _Left) -> None:
@@ -773,9 +861,17 @@ def _settle(files: Files, left: _Left) -> None:
     files.sync_directory()
 
 
+def _begun(found: Scan) -> tuple[tuple[str, int], ...]:
+    """The segments that the head is to know."""
+    return tuple((segment.name, segment.header.first_sequence) for segment in found.segments)
+
+
 def _cut(files: Files) -> None:
     # What is damaged in two places shows the second when the first is gone.
     while (left := _look(files)) is not None and (damage := left.scan.damage) is not None:
+        kept = replace(left.head, counter=left.head.counter + 1, segments=_begun(left.scan))
+        _heal_head(files, left)
+        _write_head(files, encode_head(kept))
         keep = [segment.name for segment in left.scan.segments]
         if damage.segment in keep:
             del keep[keep.index(damage.segment) + 1 :]
@@ -783,7 +879,10 @@ def _cut(files: Files) -> None:
             if _SEGMENT_NAME.fullmatch(name) and name not in keep and name != damage.segment:
                 files.remove(name)
         files.sync_directory()
-        files.allocate(damage.segment, damage.position)
+        sizes = [each.header.size_bytes for each in left.scan.segments if each.name == damage.segment]
+        # Zeros from there on, and as long as it was made, or it would be damaged again.
+        for size_bytes in (damage.position, *sizes) if sizes else (0,):
+            files.allocate(damage.segment, size_bytes)
         files.sync(damage.segment)
 
 
@@ -843,18 +942,37 @@ def _translated(files: Files, work: Callable[[], T]) -> T:
         raise _unavailable(files, error) from error
 
 
-def _mismatch(files: Files, left: _Left, identity: JournalIdentity) -> str:
-    theirs = left.head.identities[-1]
-    what = (
-        f"{len(left.scan.epochs)} flushes, {sum(epoch.data_bytes for epoch in left.scan.epochs)} bytes, "
-        "that may not be in its bucket"
+def _cache_dir(files: Files) -> str:
+    """What is given as --cache-dir."""
+    return files.place.removesuffix("/journal")
+
+
+def _advice(files: Files) -> str:
+    where = _cache_dir(files)
+    return (
+        f"bucketry journal {where} shows what it holds, and saves, replays or discards it "
+        "(--export, --replay, --discard)"
     )
+
+
+def _mismatch_line(files: Files, left: _Left, identity: JournalIdentity) -> str:
+    theirs = left.head.identities[-1]
+    size = format_size(sum(epoch.data_bytes for epoch in left.scan.epochs))
+    what = f"the journal in {files.place} holds {len(left.scan.epochs)} flushes ({size}) of {theirs}"
     if left.scan.damage is not None:
         what += ", and is damaged"
-    advice = "attach that one with it, take another cache directory, or discard the journal"
-    if theirs.volume == identity.volume:
-        advice = "somebody else has had the volume since; replay it with force or discard it"
-    return f"the journal in {files.place} is that of {theirs}, not of {identity}. It holds {what}: {advice}"
+    if theirs.volume != identity.volume or (theirs.url and theirs.url != identity.url):
+        why = f"this is {identity}"
+    else:
+        why = "somebody else has had the volume since, so that replaying it could undo what they wrote"
+    return f"{what}, but {why}; {_advice(files)}"
+
+
+def _missing_line(files: Files) -> str:
+    return (
+        f"the volume's journal is not in {files.place}, and flushed writes may be only there: is its "
+        "filesystem mounted? To give them up use --force"
+    )
 
 
 def _damage_line(files: Files, damage: Damage) -> str:

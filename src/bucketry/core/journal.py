@@ -37,8 +37,12 @@ from typing import Any, NamedTuple
 import google_crc32c
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.units import format_size
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
+#: Of the head. Version 1 has no URL and no list of segments; it is read.
+HEAD_VERSION = 2
+#: Of segments and records.
 VERSION = 1
 #: What the kernel writes at a time, and the physical sector of today's disks.
 PAGE_BYTES = 4096
@@ -99,19 +103,18 @@ def _page_up(position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class JournalIdentity:
-    """Whose journal it is. ``volume``: an id or a URL. ``generation``: what this attachment wrote into the
-    bucket when it took the volume; another one there means that somebody else has had it since."""
+    """Whose journal it is. ``volume``: an id or a URL. ``generation``: the tenure of the lease under which it
+    is written; another one in the bucket means that somebody else has had the volume since. ``url``: where
+    the volume lies, for a copy of it has the same id; empty in journals of older programs."""
 
     volume: str
     generation: str
     size_bytes: int
     block_size_bytes: int
+    url: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"volume {self.volume} (generation {self.generation or 'none'}, {self.size_bytes} bytes "
-            f"in blocks of {self.block_size_bytes})"
-        )
+        return f"{self.url or self.volume} ({format_size(self.size_bytes)})"
 
 
 class Kept(NamedTuple):
@@ -143,13 +146,16 @@ class Passed:
 @dataclass(frozen=True, slots=True)
 class Head:
     """``counter`` grows with each new head. ``identities``: one, or two while the generation is changed.
-    ``drained``: as records say it, from one whose segment may be gone."""
+    ``drained``: as records say it, from one whose segment may be gone. ``segments``: those that were begun
+    under this salt, with the first record of each (its sequence number): one that is missing is damage, not
+    an empty journal. None: an older program did not say."""
 
     counter: int
     salt: bytes
     identities: tuple[JournalIdentity, ...]
     drained: int = 0
     passed: Passed = Passed()
+    segments: tuple[tuple[str, int], ...] | None = ()
 
 
 def passed_fields(passed: Passed) -> dict[str, object]:
@@ -180,12 +186,14 @@ def encode_head(head: Head) -> bytes:
                 "generation": identity.generation,
                 "size_bytes": identity.size_bytes,
                 "block_size_bytes": identity.block_size_bytes,
+                "url": identity.url,
             }
             for identity in head.identities
         ],
+        "segments": head.segments,
     }
     text = json.dumps(fields, ensure_ascii=False).encode()
-    checked = struct.pack("<II", VERSION, len(text)) + text
+    checked = struct.pack("<II", HEAD_VERSION, len(text)) + text
     copy = _HEAD_MAGIC + checksum(checked).to_bytes(4, "little") + checked
     if len(copy) > HEAD_COPY_BYTES:
         if head.passed.kept:
@@ -212,16 +220,18 @@ def _decode_head_copy(copy: bytes) -> Head | None:
     text = copy[_HEAD.size : _HEAD.size + length]
     if checksum(copy[_HEAD_CHECKED_FROM : _HEAD.size + length]) != crc:
         return None
-    if version != VERSION:
-        raise Unsupported(f"has version {version} of the format, this program knows {VERSION}")
+    if version not in (1, HEAD_VERSION):
+        raise Unsupported(f"has version {version} of the format, this program knows 1 and {HEAD_VERSION}")
     try:
         fields = json.loads(text)
+        segments = fields.get("segments")
         return Head(
             int(fields["counter"]),
             bytes.fromhex(fields["salt"]),
             tuple(JournalIdentity(**identity) for identity in fields["identities"]),
             int(fields["drained"]),
             passed_from(fields["passed"]),
+            None if segments is None else tuple((str(name), int(first)) for name, first in segments),
         )
     except (ValueError, TypeError, KeyError):
         return None
@@ -363,6 +373,8 @@ class Piece:
     newest_epoch: int
     buffers: list[BytesLike] = field(default_factory=list)
     size_bytes: int = 0
+    #: Of the first record, if it ``begins``.
+    first_sequence: int = 0
 
     def add(self, *buffers: BytesLike) -> None:
         for buffer in buffers:
@@ -473,7 +485,7 @@ class Commit:
         begun = sum(piece.begins for piece in self.pieces)
         if begun == len(self._free):
             return -1
-        piece = Piece(self._free[begun], 0, True, 0)
+        piece = Piece(self._free[begun], 0, True, 0, first_sequence=self._sequence)
         header = SegmentHeader(
             self._segment_bytes, self._life, self._sequence, self._synced, self.drained, self._newest_epoch
         )
@@ -651,18 +663,19 @@ def scan(head: Head, files: Sequence[SegmentFile], read: Read) -> Scan:
         else:
             segments.append(Segment(file.name, min(file.size_bytes, header.size_bytes), header))
     segments.sort(key=lambda segment: segment.header.first_sequence)
-    return _Scanner(seed, head.drained, segments, headless, read).run()
+    return _Scanner(seed, head, segments, headless, read).run()
 
 
 class _Scanner:
     def __init__(
-        self, seed: int, drained: int, segments: list[Segment], headless: list[SegmentFile], read: Read
+        self, seed: int, head: Head, segments: list[Segment], headless: list[SegmentFile], read: Read
     ) -> None:
+        self._listed = head.segments
         self._seed = seed
         self._read = read
         self._headless = headless
         #: What every valid header says, wherever it stands, is true.
-        self._drained = max([drained, *(segment.header.drained for segment in segments)])
+        self._drained = max([head.drained, *(segment.header.drained for segment in segments)])
         self._synced = max((segment.header.synced for segment in segments), default=0)
         # Segments whose epochs are all in the bucket are left over, and may be damaged as they like.
         self._free: list[str] = []
@@ -704,6 +717,8 @@ class _Scanner:
                 later.bytes += sum(epoch.data_bytes for epoch in self._epochs)
                 damage = self._damage(start._replace(position=0), later)
             self._epochs.clear()
+        if damage is None:
+            damage = self._lost_end(end)
         used = sum(segment.header.first_sequence < self._next_sequence for segment in self._segments)
         return Scan(
             segments=tuple(self._segments[:used]),
@@ -784,6 +799,21 @@ class _Scanner:
                 if record.begins_commit and index is not None:
                     place = Place(index, position, record.sequence)
                     beyond.commits.append((record.epoch, place))
+
+    def _lost_end(self, end: Place) -> Damage | None:
+        """A segment that had records after the end, and is gone, or is shorter than it was made."""
+        if self._listed is None:
+            return None
+        first = max(self._newest_epoch, self._drained) + 1
+        for name, first_sequence in self._listed:
+            if first_sequence >= self._next_sequence:
+                return Damage(name, 0, self._next_sequence, first, first, 0)
+        if self._segments:
+            last = self._segments[end.segment]
+            if last.size_bytes < last.header.size_bytes:
+                lost_bytes = last.header.size_bytes - last.size_bytes
+                return Damage(last.name, end.position, self._next_sequence, first, first, lost_bytes)
+        return None
 
     def _damage(self, at: Place, later: "_Beyond") -> Damage:
         first = max(self._newest_epoch, self._drained) + 1

@@ -12,8 +12,8 @@ itself:
 Clocks that run at the same rate, within a few per cent, are all this needs.
 
 A lease that its holder released, or whose holder is a process of this very machine that has ended, may be
-taken at once. Each taking counts the epoch up by one: whoever finds the epoch that it left knows that nobody
-has written since.
+taken at once. Each taking counts the epoch up by one and draws a *tenure*, which is random: whoever finds the
+tenure that it left knows that nobody has written since.
 """
 
 import json
@@ -23,13 +23,18 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bucketry.core.journal import HEAD_COPY_BYTES, Passed, passed_fields, passed_from
+from bucketry.core.pending_journal import PendingJournal, pending_fields, pending_from
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
 FORMAT = "bucketry-lease"
-VERSION = 1
-#: A lease is some 400 bytes, and what it may say of a journal as much as the journal's head could; what is
-#: longer is not ours.
-SIZE_MAX = 4096 + HEAD_COPY_BYTES
+#: A program that knows version 1 alone would take a volume over without its pending journal, so a lease with
+#: one has version 2, which such a program refuses. All others have version 1.
+VERSION = 2
+#: A lease is some 500 bytes, a journal's directory up to 4 KiB (escaped: six times that), and what the lease
+#: may say of that journal as much as the journal's head could; what is longer is not ours.
+SIZE_MAX = (32 << 10) + HEAD_COPY_BYTES
+#: A tenure is 128 random bits in hex: two are never the same, also when the bucket is restored from a copy.
+_TENURE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ", re.ASCII)
 #: How long a lease holds without being renewed. A minute: short enough to take over from a machine that died,
 #: long enough for two requests to time out (30 s each) between them.
@@ -64,14 +69,18 @@ class Holder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """What the object says. ``holder`` None: released. ``taken`` and ``renewed`` are UTC times like
-    ``2026-11-21T19:38:00Z``, for people. ``passed``: what the bucket has of the holder's journal, when that
-    cannot say it itself, because its disk fails."""
+    ``2026-11-21T19:38:00Z``, for people. ``tenure``: random, new with each taking; what is kept locally is
+    tied to it, for ``epoch`` repeats when the bucket is restored from a copy. Empty in older leases.
+    ``journal``: one that may hold what the bucket lacks. ``passed``: what the bucket has of that, when it
+    cannot say so itself because its disk fails."""
 
     epoch: int
     holder: Holder | None
     taken: str
     renewed: str
     duration_seconds: float = DURATION_SECONDS
+    tenure: str = ""
+    journal: PendingJournal | None = None
     passed: Passed | None = None
 
     def __str__(self) -> str:
@@ -86,8 +95,9 @@ def encode(lease: Lease) -> bytes:
     holder = lease.holder
     fields: dict[str, object] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if lease.journal is None else VERSION,
         "epoch": lease.epoch,
+        "tenure": lease.tenure,
         "holder": None
         if holder is None
         else {
@@ -102,6 +112,8 @@ def encode(lease: Lease) -> bytes:
         "renewed": lease.renewed,
         "duration_seconds": lease.duration_seconds,
     }
+    if lease.journal is not None:
+        fields["journal"] = pending_fields(lease.journal)
     text = json.dumps(fields, indent=2)
     if lease.passed is not None:
         # On a line of its own, however much is kept.
@@ -128,8 +140,10 @@ def decode(body: bytes) -> Lease:
         raise Corrupt(f"it is not JSON: {error}") from error
     if not isinstance(fields, Mapping) or fields.get("format") != FORMAT:
         raise Corrupt("it is not a lease")
-    if fields.get("version") != VERSION:
-        raise Unsupported(f"version {fields.get('version')!r:.20}; this program knows version {VERSION}")
+    if fields.get("version") not in (1, VERSION):
+        raise Unsupported(
+            f"version {fields.get('version')!r:.20}; this program knows versions 1 and {VERSION}"
+        )
     holder = fields.get("holder")
     try:
         return Lease(
@@ -138,6 +152,8 @@ def decode(body: bytes) -> Lease:
             taken=_time(fields, "taken"),
             renewed=_time(fields, "renewed"),
             duration_seconds=_seconds(fields, "duration_seconds"),
+            tenure=_tenure(fields),
+            journal=_pending(fields.get("journal")),
             passed=_passed(fields.get("passed")),
         )
     except (KeyError, TypeError) as error:
@@ -155,6 +171,20 @@ def _holder(fields: Mapping[str, object]) -> Holder:
         token=_whole(fields, "token"),
         former_token=_whole(fields, "former_token"),
     )
+
+
+def _tenure(fields: Mapping[str, object]) -> str:
+    value = fields.get("tenure", "")
+    if type(value) is not str or (value and _TENURE.fullmatch(value) is None):
+        raise TypeError("'tenure'")
+    return value
+
+
+def _pending(fields: object) -> PendingJournal | None:
+    try:
+        return None if fields is None else pending_from(fields)
+    except (KeyError, TypeError, ValueError):
+        raise TypeError("'journal'") from None
 
 
 def _passed(fields: object) -> Passed | None:

@@ -4,12 +4,15 @@ together."""
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import Bucket
 from bucketry.core import lease as lease_rules
+from bucketry.core.journal import Passed
 from bucketry.core.lease import Lease
-from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
+from bucketry.core.pending_journal import PendingJournal
+from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure, read_lease
 from bucketry.disk.machine import Machine, ThisMachine
 from bucketry.errors import Busy, Fenced, Unfinished
 from bucketry.layout import mount_token
@@ -49,12 +52,15 @@ class Holding:
 
     @property
     def lease_token(self) -> int:
-        """The mount token, if it is that of the lease's holder; 0 when there is none, or it is an
-        s3backer's."""
-        holder = None if self.lease is None else self.lease.holder
-        if holder is None or self.token is None or self.token.value not in holder.tokens:
+        """The mount token, if the lease knows it; 0 when there is none, or it is an s3backer's."""
+        if self.token is None or self.token.value not in tokens_of(self.lease):
             return 0
         return self.token.value
+
+    @property
+    def journal(self) -> PendingJournal | None:
+        """A journal that may hold what the bucket lacks."""
+        return None if self.lease is None else self.lease.journal
 
     @property
     def holder(self) -> str | None:
@@ -63,7 +69,7 @@ class Holding:
             return "somebody whose lease is damaged, or nobody"
         if self.lease is not None and self.lease.holder is not None:
             return f"{self.lease}, which has ended" if self.has_ended else str(self.lease)
-        return None if self.token is None else str(self.token)
+        return None if self.token is None or self.lease_token else str(self.token)
 
     def is_of_the_same_as(self, other: "Holding") -> bool:
         """Whether nobody has taken the volume between the one look and the other."""
@@ -75,7 +81,50 @@ class Holding:
         lease, token = self.lease, self.token
         if self.is_damaged:
             return (self.lease_etag, token and token.value)
-        return (lease and (lease.epoch, lease.holder), token and token.value)
+        return (lease and (lease.epoch, lease.tenure, lease.holder), token and token.value)
+
+
+def tokens_of(lease: Lease | None) -> tuple[int, ...]:
+    """The mount tokens that may be beside a lease: those of its holder, or the one that was left for a
+    pending journal."""
+    if lease is None:
+        return ()
+    if lease.holder is not None:
+        return lease.holder.tokens
+    return () if lease.journal is None else (lease.journal.token,)
+
+
+class OwnJournal(Protocol):
+    """A journal that goes with a holding."""
+
+    @property
+    def seen(self) -> Holding:
+        """What was seen when it was decided that the journal goes with it."""
+        ...
+
+    @property
+    def tenure(self) -> str:
+        """What the holding is to be known by."""
+        ...
+
+    @property
+    def token(self) -> int:
+        """Its mount token."""
+        ...
+
+    @property
+    def replays(self) -> str:
+        """The tenure of the pending journal that it is; empty: there is none."""
+        ...
+
+    @property
+    def passed(self) -> Passed | None:
+        """What the lease is to say that the bucket has of it, from the beginning."""
+        ...
+
+    def pending(self, as_of: str) -> PendingJournal | None:
+        """What the lease is to say of it; ``as_of`` is the time for people."""
+        ...
 
 
 async def look(place: Place, *, even_damaged: bool = False) -> Holding:
@@ -99,18 +148,19 @@ async def held(
     *,
     force: bool,
     on_lost: Callable[[Fenced], None] | None = None,
-    token: int | None = None,
+    own: OwnJournal | None = None,
     owes: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[LeaseKeeper]:
-    """Hold the volume. Raises Busy where somebody else does, unless ``force``. ``on_lost`` is called when
-    somebody has taken it over. ``token``: the mount token's value, a new one by default.
+    """Hold the volume. Raises Busy where somebody else does, and JournalPending where a journal other than
+    our ``own`` may hold what the bucket lacks; neither with ``force``. ``on_lost`` is called when somebody
+    has taken it over.
 
     When the body ends with Unfinished, or with any error while ``owes`` says so, lease and token stay:
     something is missing in the bucket.
     """
-    value = mount_token.new_value() if token is None else token
+    value = mount_token.new_value() if own is None else own.token
     machine = place.machine
-    now = await look(place, even_damaged=force)
+    now = await look(place, even_damaged=force) if own is None else own.seen
     keeper = LeaseKeeper(
         place.control,
         place.prefix,
@@ -119,6 +169,10 @@ async def held(
         utc_now=machine.utc_now,
         has_ended=machine.has_ended,
         on_lost=on_lost,
+        tenure=None if own is None else own.tenure,
+        journal=(lambda _: None) if own is None else own.pending,
+        replays="" if own is None else own.replays,
+        passed=None if own is None else own.passed,
     )
     await keeper.take(force=force, seen=(now.lease, now.lease_etag))
     try:
@@ -150,10 +204,10 @@ async def held(
 async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: bool) -> None:
     previous = keeper.previous
     _, token = await both(keeper.probe(), mount_token.read_token(place.control, place.prefix))
-    if token is not None and previous is not None and previous.holder is not None:
+    if token is not None:
         # The token of the holder whose lease has just become ours goes with it. Any other one is an
         # s3backer's.
-        force = force or token.value in previous.holder.tokens
+        force = force or token.value in tokens_of(previous)
     if token is not None and not force:
         raise mount_token.busy(place.control, place.prefix, token)
     me = place.machine.this_process(value)
@@ -166,8 +220,9 @@ async def _give_back(place: Place, keeper: LeaseKeeper, value: int) -> None:
     await keeper.stop()
     if keeper.is_lost:
         return  # the token went with the lease
-    # Fenced: between the look at the token and its deletion somebody else may come to have it.
-    await mount_token.release_token(place.bucket, place.prefix, value)
+    if not keeper.has_pending_journal:
+        # Fenced: between the look at the token and its deletion somebody else may come to have it.
+        await mount_token.release_token(place.bucket, place.prefix, value)
     await keeper.release()
 
 
@@ -182,5 +237,21 @@ async def unlock(place: Place, *, seen: Holding | None = None) -> str | None:
         return None
     if seen is not None and not found.is_of_the_same_as(seen):
         raise Busy(f"{place.url}: by now it is in use by {found.holder}")
-    async with held(place, force=True):
+    kept = None if found.journal is None else _KeptJournal(found, found.journal)
+    async with held(place, force=True, own=kept):
         return found.holder
+
+
+class _KeptJournal:
+    """A pending journal that stays so while another process has the volume and writes nothing."""
+
+    def __init__(self, seen: Holding, journal: PendingJournal) -> None:
+        self.seen = seen
+        self.tenure = new_tenure()
+        self.token = mount_token.new_value()
+        self.replays = journal.tenure
+        self.passed = None if seen.lease is None else seen.lease.passed
+        self._journal = replace(journal, token=self.token)
+
+    def pending(self, _as_of: str) -> PendingJournal | None:
+        return self._journal

@@ -1,15 +1,17 @@
-"""The journal of an attachment: whether it may be replayed, and that the bucket and it agree on whose it is.
+"""The journal of an attachment: it is replayed only if the bucket and it agree on whose it is.
 
-A journal carries the epoch of the lease under which it was written (its *generation*). It may be replayed
-when the lease still has that epoch: then nobody has taken the volume since. Taking the lease counts the epoch
-up; so that a crash in between leaves nothing undecided, the journal says before "the old one, or the next if
-the mount token is this", and after it "the next". (The next alone may be somebody else's.)
+A journal carries the tenure of the lease under which it was written (its *generation*). The lease carries a
+record of the journal that may hold what the bucket lacks. A journal may be replayed when that record is of
+it: then nobody has written to the volume since. Taking the lease draws a new tenure; so that a crash in
+between leaves nothing undecided, the journal says before "the old one, or the new one", and after it "the
+new one".
 
-A lease that was given back says that the bucket has everything. So it is not given back as long as anything
-is only in the journal.
+The record also says how far the journal had got before anything newer was uploaded, so that an older copy of
+its directory is refused. A lease that was given back without a record says that the bucket has everything.
 """
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,9 +19,11 @@ from bucketry.cache.journal import Journal, RecoveredEpoch
 from bucketry.cache.journal_files import Files
 from bucketry.codec.offload import Offload
 from bucketry.core.journal import JournalIdentity, Passed
+from bucketry.core.lease import Lease
+from bucketry.core.pending_journal import PendingJournal, printable_directory
 from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
-from bucketry.disk.lease_keeper import LeaseKeeper
+from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure
 from bucketry.errors import Busy, Mismatch, Unavailable
 from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
@@ -31,64 +35,107 @@ class AttachedJournal:
     """A journal on its way through one attachment: ``open`` before the volume is held, ``confirm`` once it
     is, ``empty`` when the bucket has everything, ``close`` at the end."""
 
+    #: What the lease is to say of what the bucket has: the journal's head says it.
+    passed: Passed | None = None
+
     def __init__(
-        self, place: Place, found: Volume, generation: int, journal: Journal, epochs: Sequence[RecoveredEpoch]
+        self,
+        place: Place,
+        found: Volume,
+        seen: Holding,
+        journal: Journal,
+        directory: str,
+        epochs: Sequence[RecoveredEpoch],
     ) -> None:
         self._place = place
         self._found = found
-        self._generation = generation
-        #: The mount token that the attachment is to have.
+        self._directory = directory
+        #: Who had the volume when it was decided that the journal may be replayed.
+        self.seen = seen
+        #: The tenure and the mount token that the attachment is to have.
+        self.tenure = new_tenure()
         self.token = mount_token.new_value()
         self.journal = journal
         #: What is to be replayed.
         self.epochs = epochs
         self._is_replayed = False
+        self._is_empty = False
         self._keeper: LeaseKeeper | None = None
 
     @classmethod
     async def open(
-        cls, place: Place, found: Volume, files: Files, *, size_bytes_max: int, offload: Offload
+        cls,
+        place: Place,
+        found: Volume,
+        files: Files,
+        *,
+        size_bytes_max: int,
+        offload: Offload,
+        adopt: bool = False,
+        give_up: bool = False,
     ) -> "AttachedJournal":
         """Raises Mismatch when there is something to replay and somebody else may have written to the volume
-        since; and what Journal.open raises."""
-        now = await holding.look(place)
-        generation = 0 if now.lease is None else now.lease.epoch
-        holder = None if now.lease is None else now.lease.holder
+        since, or the journal lacks what it once had; and what Journal.open raises. ``adopt``: replay it all
+        the same, knowingly. ``give_up``: another journal that the bucket knows of is given up."""
+        seen = await holding.look(place)
+        of_volume = identities(place, found, seen.lease)
         journal, epochs = await Journal.open(
             files,
-            _identity(place, found, generation),
-            # Left by an attach that had taken the lease and got no further.
-            also=None if holder is None else _identity(place, found, generation, holder.token),
-            passed=None if now.lease is None else now.lease.passed,
+            of_volume[0],
+            also=of_volume[1:],
+            adopt=adopt,
+            give_up=give_up,
+            reached=None if seen.journal is None else seen.journal.epoch,
+            passed=None if seen.lease is None else seen.lease.passed,
             size_bytes_max=size_bytes_max,
             offload=offload,
         )
-        attached = cls(place, found, generation, journal, epochs)
+        attached = cls(place, found, seen, journal, files.place, epochs)
         try:
-            if epochs:
-                await attached._check_token(now, files.place)
-            await journal.relabel(
-                _identity(place, found, generation),
-                _identity(place, found, generation + 1, attached.token),
-            )
+            if epochs and not adopt:
+                await attached._check_token(files.place)
+            await journal.relabel(of_volume[0], attached._identity())
         except BaseException:
             await journal.close(empty=False)
             raise
         return attached
 
-    async def _check_token(self, now: Holding, where: str) -> None:
+    async def _check_token(self, where: str) -> None:
         """s3backer leaves the lease alone. But it clears or replaces the mount token, which a crash of ours
         leaves."""
-        holder = None if now.lease is None else now.lease.holder
-        if holder is None:
+        lease = self.seen.lease
+        if lease is None or (lease.holder is None and lease.journal is None):
             # The lease was given back, which is done when everything is in the bucket.
             await self.journal.skip(self.epochs[-1].number)
             self.epochs = ()
-        elif not now.lease_token:
+        elif not self.seen.lease_token:
             raise Mismatch(
                 f"{self._place.url}: the journal in {where} has writes that the volume lacks, but somebody "
-                "else (an s3backer) may have written to it since; to give them up, delete that directory"
+                "else (an s3backer) may have written to it since; see bucketry journal --help"
             )
+
+    # -- what the lease is to say of it: holding.OwnJournal --------------------------------------------------
+
+    @property
+    def replays(self) -> str:
+        """The tenure of the pending journal, if this is it."""
+        pending = self.seen.journal
+        return pending.tenure if pending is not None and self.journal.is_wanted else ""
+
+    def pending(self, as_of: str) -> PendingJournal | None:
+        if self._is_empty:
+            return None
+        return PendingJournal(
+            tenure=self.tenure,
+            host=socket.gethostname(),
+            directory=printable_directory(self._directory),
+            epoch=self.journal.reached,
+            pending_bytes=self.journal.lag_bytes,
+            as_of=as_of,
+            token=self.token,
+        )
+
+    # -- life ------------------------------------------------------------------------------------------------
 
     @property
     def owes(self) -> bool:
@@ -101,24 +148,33 @@ class AttachedJournal:
 
     async def confirm(self, keeper: LeaseKeeper) -> None:
         """The volume is held. Raises Busy when somebody has had it for a moment since ``open``."""
-        if keeper.epoch != self._generation + 1:
+        if _marks(keeper.previous) != _marks(self.seen.lease):
             raise Busy(f"{self._place.url}: somebody else has had the volume in between; try again")
-        await self.journal.relabel(_identity(self._place, self._found, keeper.epoch))
+        await self.journal.relabel(self._identity())
         self._keeper = keeper
 
     async def relabel(self, *sizes_bytes: int) -> None:
         """The volume has one of these sizes from now on: two while it is changed."""
+        await self.journal.relabel(
+            *(replace(self._identity(), size_bytes=size_bytes) for size_bytes in sizes_bytes)
+        )
+
+    @property
+    def told_epoch(self) -> int:
+        """Up to which epoch the bucket knows that the journal has got."""
         assert self._keeper is not None, "the volume is held"
-        volumes = [
-            replace(self._found, format=replace(self._found.format, size_bytes=size_bytes))
-            for size_bytes in sizes_bytes
-        ]
-        await self.journal.relabel(*(_identity(self._place, each, self._keeper.epoch) for each in volumes))
+        return self._keeper.journal_epoch_told
+
+    async def tell(self) -> None:
+        """Let the bucket know how far the journal has got. Raises what a put raises, and Fenced."""
+        assert self._keeper is not None, "the volume is held"
+        await self._keeper.tell_journal()
 
     async def disown(self) -> None:
         """The journal cannot be emptied: from now on the bucket says that it is not the volume's."""
         assert self._keeper is not None, "the volume is held"
-        await self._keeper.renumber()
+        self._is_empty = True
+        await self._keeper.forget_journal()
 
     async def note_passed(self, passed: Passed) -> None:
         """The journal cannot say what the bucket has of it: the bucket says it. Raises Invalid when that is
@@ -129,6 +185,7 @@ class AttachedJournal:
     async def empty(self) -> None:
         """Everything is in the bucket. When that cannot be written down it does no harm: the volume is given
         back next, and a journal of a volume that was given back is not replayed."""
+        self._is_empty = True
         try:
             await self.journal.close(empty=True)
         except Unavailable as error:
@@ -138,11 +195,39 @@ class AttachedJournal:
         """Leave the journal as it is, for the next attachment. Closing twice, or after ``empty``, is fine."""
         await self.journal.close(empty=False)
 
+    def _identity(self) -> JournalIdentity:
+        return _identity(self._place, self._found, self.tenure)
 
-def _identity(place: Place, found: Volume, generation: int, token: int | None = None) -> JournalIdentity:
+
+def _marks(lease: Lease | None) -> tuple[int, str] | None:
+    """What changes when somebody takes the volume."""
+    return None if lease is None else (lease.epoch, lease.tenure)
+
+
+def identities(place: Place, found: Volume, lease: Lease | None) -> list[JournalIdentity]:
+    """Of which a journal must be to be replayed: the first is how a new one is marked. Older programs marked
+    theirs with the lease's epoch, and did not say where the volume lies."""
+    if lease is None:
+        return [_identity(place, found, "0")]
+    if lease.journal is not None:
+        return [_identity(place, found, lease.journal.tenure)]
+    if lease.tenure:
+        # Given back without a journal, or held without one: then what a journal has was given up.
+        given_up = "" if lease.holder is None else ", which has no journal"
+        return [_identity(place, found, lease.tenure + given_up)]
+    epochs = [str(lease.epoch)]
+    if lease.holder is not None:
+        # Left by an attach that had taken the lease and got no further.
+        epochs.append(f"{lease.epoch} with token {lease.holder.token:08x}")
+    with_url = [_identity(place, found, epoch) for epoch in epochs]
+    return [*with_url, *(replace(each, url="") for each in with_url)]
+
+
+def _identity(place: Place, found: Volume, generation: str) -> JournalIdentity:
     return JournalIdentity(
         volume=found.volume_id or place.url,
-        generation=str(generation) if token is None else f"{generation} with token {token:08x}",
+        generation=generation,
         size_bytes=found.format.size_bytes,
         block_size_bytes=found.format.block_size_bytes,
+        url=place.url,
     )

@@ -6,6 +6,7 @@ What may be done when is decided in ``core.lease``. While the lease cannot be re
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from bucketry.core import lease as rules
 from bucketry.core.journal import Passed
 from bucketry.core.lease import Claim, Holder, Lease, State, Watch
 from bucketry.core.names import LEASE_NAME
+from bucketry.core.pending_journal import PendingJournal
 from bucketry.disk import machine
 from bucketry.errors import (
     AlreadyExists,
@@ -24,6 +26,7 @@ from bucketry.errors import (
     Corrupt,
     Fenced,
     Invalid,
+    JournalPending,
     NotFound,
     PreconditionFailed,
     Unavailable,
@@ -77,11 +80,31 @@ async def read_lease(
         ) from error
 
 
+def new_tenure() -> str:
+    """A random tenure: 128 bits in hex."""
+    return secrets.token_hex(16)
+
+
+def _no_journal(_as_of: str) -> PendingJournal | None:
+    return None
+
+
+def pending_journal(url: str, journal: PendingJournal) -> JournalPending:
+    """The refusal to open the volume at ``url`` without a journal that may hold what the bucket lacks."""
+    return JournalPending(
+        f"{url}: flushed writes may be only in {journal}; attach it there with --cache-dir, "
+        "or give them up with bucketry attach --force"
+    )
+
+
 class LeaseKeeper:
     """The lease of one volume, held by this process from ``take`` to ``release``.
 
     ``bucket`` is one that no fence bars and whose requests wait for no others. ``now`` and ``sleep`` measure
     elapsed time, ``utc_now`` is the time for people; ``has_ended`` tells of processes of this machine.
+    ``tenure`` is what this holding is to be known by, a new one by default. ``journal`` tells, given the time
+    for people, what the lease is to say of our journal. ``replays``: the tenure of a pending journal that we
+    have, and will see to; with any other one the volume is not taken, unless by force.
     """
 
     def __init__(
@@ -95,8 +118,16 @@ class LeaseKeeper:
         utc_now: Callable[[], datetime] = _utc_now,
         has_ended: Callable[[Holder], bool] = machine.has_ended,
         on_lost: Callable[[Fenced], None] | None = None,
+        tenure: str | None = None,
+        journal: Callable[[str], PendingJournal | None] = _no_journal,
+        replays: str = "",
+        passed: Passed | None = None,
     ) -> None:
         self._bucket = bucket
+        self.tenure = tenure or new_tenure()
+        self._journal = journal
+        self._replays = replays
+        self._passed = passed
         self._key = prefix + LEASE_NAME
         self._prefix = prefix
         self._me = me
@@ -125,6 +156,17 @@ class LeaseKeeper:
         return self._lease.epoch
 
     @property
+    def journal_epoch_told(self) -> int:
+        """The epoch that the lease says of our journal; 0: it says nothing of one."""
+        journal = None if self._lease is None else self._lease.journal
+        return 0 if journal is None else journal.epoch
+
+    @property
+    def has_pending_journal(self) -> bool:
+        """Whether the lease is to say that a journal may hold what the bucket lacks."""
+        return self._journal("") is not None
+
+    @property
     def conditional(self) -> bool:
         """Whether the store keeps conditions, so that only one of two can take the lease."""
         return self._conditional
@@ -136,7 +178,8 @@ class LeaseKeeper:
 
     async def take(self, *, force: bool = False, seen: tuple[Lease | None, str | None] | None = None) -> None:
         """Take the lease and begin to renew it; ``probe`` it next. Raises Busy when somebody has it; where he
-        seems to be gone, that is found out first, which takes as long as his lease lasts.
+        seems to be gone, that is found out first, which takes as long as his lease lasts. Raises
+        JournalPending when a journal that we do not have may hold what the bucket lacks.
 
         ``seen``: the lease and its ETag as they were a moment ago, for who has looked already."""
         for _ in range(_TAKE_ATTEMPTS_MAX):
@@ -145,6 +188,7 @@ class LeaseKeeper:
             found, etag = seen or await read_lease(self._bucket, self._prefix, in_place_of_damaged=instead)
             seen = None
             ended = found is not None and found.holder is not None and self._has_ended(found.holder)
+            self._check_journal(found, holder_has_ended=ended, force=force)
             if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
                 assert found is not None
                 assert etag is not None
@@ -157,6 +201,20 @@ class LeaseKeeper:
                 return
         raise Busy(f"{self._bucket.url}/{self._prefix}: somebody else keeps taking the volume's lease")
 
+    def _check_journal(self, found: Lease | None, *, holder_has_ended: bool, force: bool) -> None:
+        """Raises JournalPending when the lease names a journal that we do not have."""
+        if found is None or found.journal is None or found.journal.tenure == self._replays:
+            return
+        if force:
+            _log.warning("%s/%s: giving up %s", self._bucket.url, self._prefix, found.journal)
+        elif found.holder is None or holder_has_ended or not self._was_renewed_lately(found):
+            raise pending_journal(f"{self._bucket.url}/{self._prefix}", found.journal)
+
+    def _was_renewed_lately(self, found: Lease) -> bool:
+        """As the clocks of both machines have it."""
+        renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds
+
     async def _watch_other(self, found: Lease, etag: str) -> None:
         """Return when the lease has stayed as it is for its duration. Raises Busy when it was renewed, or
         lately."""
@@ -164,8 +222,7 @@ class LeaseKeeper:
             f"{self._bucket.url}/{self._prefix}: in use by {found}; if you know that it is not, "
             "use bucketry unlock, or --force"
         )
-        renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        if abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds:
+        if self._was_renewed_lately(found):
             raise busy
         _notices.warning(
             "%s/%s: %s seems to be gone; watching its lease for %.0f s to be sure",
@@ -181,7 +238,15 @@ class LeaseKeeper:
 
     async def _try_to_take(self, found: Lease | None, etag: str | None) -> bool:
         now = _stamp(self._utc_now())
-        wanted = Lease(epoch=1 if found is None else found.epoch + 1, holder=self._me, taken=now, renewed=now)
+        wanted = Lease(
+            epoch=1 if found is None else found.epoch + 1,
+            holder=self._me,
+            taken=now,
+            renewed=now,
+            tenure=self.tenure,
+            journal=self._journal(now),
+            passed=self._passed,
+        )
         began = self._now()
         condition: Condition = IfAbsent() if etag is None else IfMatch(etag)
         try:
@@ -241,18 +306,24 @@ class LeaseKeeper:
             self._watch.note_renewed(began)
             self._renewals += 1
 
-    async def renumber(self) -> None:
-        """Count the epoch up while holding the lease: what was marked with the old one is void. Raises Fenced
-        when somebody else has the lease."""
+    async def tell_journal(self) -> None:
+        """Let the lease say now what ``journal`` tells, without waiting for the next renewal. Raises Fenced
+        when somebody else has the lease, and what a put raises."""
         assert self._lease is not None
         async with self._lock:
-            # Whatever becomes of this put, which may arrive without an answer: an epoch never goes back.
-            self._lease = replace(self._lease, epoch=self._lease.epoch + 1, passed=None)
             try:
                 await self._renewed(self._lease.epoch)
             except PreconditionFailed as error:
                 self._watch.note_lost()
                 raise self._fenced() from error
+
+    async def forget_journal(self) -> None:
+        """Let the lease say that no journal is pending. Raises as ``tell_journal`` does."""
+        assert self._lease is not None
+        # Whatever becomes of this put, which may arrive without an answer: it is never pending again.
+        self._journal = _no_journal
+        self._lease = replace(self._lease, passed=None)
+        await self.tell_journal()
 
     async def note_passed(self, passed: Passed) -> None:
         """Let the lease say what the bucket has of our journal. Raises Fenced when somebody else has the
@@ -273,7 +344,8 @@ class LeaseKeeper:
     async def _renewed(self, epoch: int) -> None:
         """Put our lease anew. Raises PreconditionFailed when it is not ours any more."""
         assert self._lease is not None
-        renewed = replace(self._lease, epoch=epoch, renewed=_stamp(self._utc_now()))
+        stamp = _stamp(self._utc_now())
+        renewed = replace(self._lease, epoch=epoch, renewed=stamp, journal=self._journal(stamp))
         await self._replace(renewed)
         self._lease = renewed
 
@@ -329,8 +401,16 @@ class LeaseKeeper:
         await self.stop()
         if self._lease is None or self.is_lost:
             return
+        stamp = _stamp(self._utc_now())
+        journal = self._journal(stamp)
         free = Lease(
-            epoch=self._lease.epoch, holder=None, taken=self._lease.taken, renewed=_stamp(self._utc_now())
+            epoch=self._lease.epoch,
+            holder=None,
+            taken=self._lease.taken,
+            renewed=stamp,
+            tenure=self.tenure,
+            journal=journal,
+            passed=None if journal is None else self._lease.passed,
         )
         try:
             await self._replace(free)

@@ -42,10 +42,12 @@ _ERASE_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The local storage of one attachment. ``journal_files`` opens the journal's files, ``offload`` runs what
-    is done with them, one call at a time."""
+    """The local storage of one attachment. ``journal_files`` opens the journal's files and makes them if need
+    be, ``has_journal`` tells whether there are any; ``offload`` runs what is done with them, one call at a
+    time."""
 
     journal_files: Callable[[], Files]
+    has_journal: Callable[[], bool]
     offload: Offload
 
 
@@ -157,22 +159,26 @@ async def _attached(
             disk.fail(error)
 
     async with (
-        _journal(place, found, cache_settings, local) as attached,
+        _journal(place, found, asked, cache_settings, local) as attached,
         holding.held(
             place,
             force=asked.force,
             on_lost=on_lost,
-            token=None if attached is None else attached.token,
+            own=attached,
             owes=lambda: attached is not None and attached.owes,
         ) as keeper,
     ):
         if not cache_settings.exclusive:
             directory = None
         zeros = _kept_zeros(directory, layout, keeper)
+        if attached is not None:
+            await attached.confirm(keeper)
+            if cache_settings.durability != "journal":
+                await _drained(place, attached, layout, cache_settings, keeper)
+                attached = None
         if attached is None:
             cache = BlockCache(layout, cache_settings, zeros=zeros)
         else:
-            await attached.confirm(keeper)
             cache = BlockCache(
                 layout, cache_settings, journal=attached.journal, journal_owner=attached, zeros=zeros
             )
@@ -186,7 +192,22 @@ async def _attached(
         if attached is not None:
             await attached.empty()
         if directory is not None and cache.zeros.surveyed:
-            save_zero_map(directory, cache.zeros, str(keeper.epoch))
+            save_zero_map(directory, cache.zeros, keeper.tenure)
+
+
+async def _drained(
+    place: Place,
+    attached: AttachedJournal,
+    layout: Layout,
+    cache_settings: CacheSettings,
+    keeper: LeaseKeeper,
+) -> None:
+    """Bring into the bucket what a journal holds, for an attachment without one."""
+    cache = BlockCache(layout, cache_settings, journal=attached.journal, journal_owner=attached)
+    async with _running(cache):
+        await _replay(place, attached, cache)
+    await attached.empty()
+    await keeper.tell_journal()
 
 
 async def _replay(place: Place, attached: AttachedJournal, cache: BlockCache) -> None:
@@ -205,25 +226,29 @@ def _kept_zeros(directory: CacheDirectory | None, layout: Layout, keeper: LeaseK
     """What was known to be zero at the end of the attachment before, if that was the last one and gave the
     volume back in order."""
     previous = keeper.previous
-    if directory is None or previous is None or previous.holder is not None:
+    if directory is None or previous is None or previous.holder is not None or not previous.tenure:
         return None
-    return load_zero_map(directory, layout.geometry.block_count, str(previous.epoch))
+    return load_zero_map(directory, layout.geometry.block_count, previous.tenure)
 
 
 @asynccontextmanager
 async def _journal(
-    place: Place, found: Volume, cache_settings: CacheSettings, local: Local | None
+    place: Place, found: Volume, asked: VolumeSettings, cache_settings: CacheSettings, local: Local | None
 ) -> AsyncIterator[AttachedJournal | None]:
-    if cache_settings.durability != "journal":
+    """The journal that goes with an attachment: one that was left behind, whatever the attachment's own
+    durability, or a new one when that asks for one."""
+    if local is None or (cache_settings.durability != "journal" and not local.has_journal()):
+        assert cache_settings.durability != "journal", "a journal needs local storage"
         yield None
         return
-    assert local is not None, "a journal needs local storage"
     attached = await AttachedJournal.open(
         place,
         found,
         local.journal_files(),
         size_bytes_max=cache_settings.journal_bytes,
         offload=local.offload,
+        adopt=cache_settings.adopt_journal,
+        give_up=asked.force,
     )
     try:
         yield attached

@@ -261,7 +261,7 @@ class World:
         if not self._disks:
             return None
         disk = self._disks[process.machine]
-        return Local(lambda: disk.open(process), disk.offload)
+        return Local(lambda: disk.open(process), lambda: True, disk.offload)
 
     def _give_up_journal(self, process: Process) -> None:
         """It was refused: somebody else has had the volume since. Whose it is decides to do without it."""
