@@ -126,6 +126,10 @@ class OwnJournal(Protocol):
         """What the lease is to say of it; ``as_of`` is the time for people."""
         ...
 
+    def before_release(self) -> None:
+        """The lease is given back next: from now on ``pending`` says what it is to say then."""
+        ...
+
 
 async def look(place: Place, *, even_damaged: bool = False) -> Holding:
     """Who may write to the volume now. Raises Corrupt, unless ``even_damaged``, or Unsupported when its lease
@@ -178,7 +182,10 @@ async def held(
     try:
         await _take_token(place, keeper, value, force=force)
     except Busy:
-        await (keeper.stop() if owes() else keeper.release())
+        if owes():
+            await keeper.stop()
+        else:
+            await _release(keeper, own)
         raise
     except BaseException:
         # Our token may be there, or still the one before: the lease says of both that they are no
@@ -195,10 +202,10 @@ async def held(
         if owes():
             await keeper.stop()
         else:
-            await _give_back(place, keeper, value)
+            await _give_back(place, keeper, value, own)
         raise
     else:
-        await _give_back(place, keeper, value)
+        await _give_back(place, keeper, value, own)
 
 
 async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: bool) -> None:
@@ -216,10 +223,18 @@ async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: b
     )
 
 
-async def _give_back(place: Place, keeper: LeaseKeeper, value: int) -> None:
+async def _release(keeper: LeaseKeeper, own: OwnJournal | None) -> None:
+    if own is not None:
+        own.before_release()
+    await keeper.release()
+
+
+async def _give_back(place: Place, keeper: LeaseKeeper, value: int, own: OwnJournal | None) -> None:
     await keeper.stop()
     if keeper.is_lost:
         return  # the token went with the lease
+    if own is not None:
+        own.before_release()
     if not keeper.has_pending_journal:
         # Fenced: between the look at the token and its deletion somebody else may come to have it.
         await mount_token.release_token(place.bucket, place.prefix, value)
@@ -255,3 +270,6 @@ class _KeptJournal:
 
     def pending(self, _as_of: str) -> PendingJournal | None:
         return self._journal
+
+    def before_release(self) -> None:
+        """It stays pending."""

@@ -135,6 +135,10 @@ class AttachedJournal:
             token=self.token,
         )
 
+    def before_release(self) -> None:
+        """The bucket has everything, or the lease would be kept."""
+        self._is_empty = True
+
     # -- life ------------------------------------------------------------------------------------------------
 
     @property

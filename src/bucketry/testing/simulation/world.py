@@ -28,7 +28,7 @@ from bucketry.disk import lifecycle
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
 from bucketry.disk.lifecycle import Local
-from bucketry.errors import BucketryError, Closed, Fenced, Mismatch
+from bucketry.errors import BucketryError, Closed, Fenced, JournalPending, Mismatch
 from bucketry.layout import volume as volumes
 from bucketry.settings import CacheSettings, Secret, VolumeSettings
 from bucketry.testing.faulty_bucket import NO_FAULTS, FaultyBucket
@@ -56,6 +56,8 @@ _ATTACH_SECONDS_MAX = 40 * DURATION_SECONDS
 _WATCHDOG_SECONDS = 60.0
 #: After so many attempts somebody unlocks the volume, where that may be needed.
 _PATIENCE = 20
+#: How the refusal begins that misses a pending journal in the directory that it was given.
+_MISSING = "the volume's journal is not in"
 
 
 class World:
@@ -211,7 +213,9 @@ class World:
                     self.trace(process.name, f"ends with {type(error).__name__}: {error}")
                     self.events[type(error).__name__] += 1
                     # A block that comes cut short may tell another block size, where only blocks tell it.
-                    if isinstance(error, Mismatch) and "journal" in str(error):
+                    if isinstance(error, JournalPending) or _MISSING in str(error):
+                        force = force or self._gives_up_pending()
+                    elif isinstance(error, Mismatch) and "journal" in str(error):
                         self._give_up_journal(process)
                     if attached.is_set():
                         if self.course.is_calm:
@@ -262,6 +266,16 @@ class World:
             return None
         disk = self._disks[process.machine]
         return Local(lambda: disk.open(process), lambda: True, disk.offload)
+
+    def _gives_up_pending(self) -> bool:
+        """Whether who runs the machines decides to do without a journal that is on another one, or lost: not
+        while the process that has it lives."""
+        session = self._witness.session
+        if session is not None and (session.released or session.is_over):
+            raise Violation("a journal is said to be pending of a volume that was given back")
+        gives_up = session is None or not session.process.is_alive
+        self.events["pending journals given up"] += gives_up
+        return gives_up
 
     def _give_up_journal(self, process: Process) -> None:
         """It was refused: somebody else has had the volume since. Whose it is decides to do without it."""
