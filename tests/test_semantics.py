@@ -55,6 +55,8 @@ HELD_BY = {
         "cache/test_block_cache.py::test_a_reader_gets_what_was_written_before_it_asked",
         "disk/test_disk.py::test_concurrent_operations_agree_with_an_array_of_bytes",
         "e2e/test_faults.py::test_damaged_objects",
+        "layout/test_s3backer.py::test_an_object_in_another_ones_place_is_not_read",
+        "cache/test_disk_cache.py::test_objects_exchanged_in_the_bucket_are_noticed",
     ],
     "A block kept on local disk": [
         "cache/test_disk_cache.py::test_what_changed_behind_our_back_is_seen",

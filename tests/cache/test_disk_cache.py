@@ -18,13 +18,14 @@ from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.disk_cache import CachedLayout
+from bucketry.cache.seals import Encrypted, Plain, Seal
 from bucketry.cache.slot_file import SlotFile
 from bucketry.codec.offload import Offload, Threads, inline
 from bucketry.codec.pipeline import BlockCodec
 from bucketry.core.geometry import Extent, Geometry, Span
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
-from bucketry.errors import Invalid, Unavailable
+from bucketry.errors import Corrupt, Invalid, Unavailable
 from bucketry.layout.interface import Layout, Write, Zero
 from bucketry.layout.s3backer import S3backerLayout
 from bucketry.settings import CacheSettings
@@ -372,6 +373,41 @@ def damage(path: Path, prng: random.Random) -> None:
             path.unlink()
             return
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("has_pieces", [False, True])
+async def test_objects_exchanged_in_the_bucket_are_noticed(tmp_path: Path, has_pieces: bool) -> None:
+    """What is kept of the one is not taken for the other, though the bucket says now that it is."""
+    bucket = MemoryBucket(MemoryStore())
+    geometry = Geometry(UNITS * BLOCK, BLOCK)
+    names = BlockNames("p/", UNITS, hash_prefix=False)
+    codec = BlockCodec(BLOCK, has_pieces=has_pieces, volume_id="a" * 32)
+    below = S3backerLayout(bucket, names, geometry, codec, offload=inline, in_flight_max=8)
+    await below.commit([Write(number * BLOCK, block_of(number)) for number in range(3)])
+    async with cached(below, tmp_path) as layout:
+        for number in range(3):
+            await read(layout, number)
+        await settle(layout)
+    one, two = await bucket.get(names.key(0)), await bucket.get(names.key(1))
+    await bucket.put(one.info.key, two.data, attributes=two.info.attributes)
+    await bucket.put(two.info.key, one.data, attributes=one.info.attributes)
+    for _ in range(2):
+        async with cached(below, tmp_path) as layout:
+            for number in (0, 1):
+                with pytest.raises(Corrupt, match=f"it is block {1 - number}, in the place of"):
+                    await read(layout, number)
+                with pytest.raises(Corrupt, match=f"it is block {1 - number}, in the place of"):
+                    await layout.read_part(Extent(number * BLOCK + 5, 1))
+            assert await read(layout, 2) == block_of(2)
+
+
+@pytest.mark.parametrize("seal", [Plain(), Encrypted(KEY)])
+def test_what_is_kept_is_bound_to_its_block_and_tag(seal: Seal) -> None:
+    """With either seal."""
+    kept, check = seal.close(3, "tag", block_of(3))
+    assert seal.open(3, "tag", bytes(kept), check) == block_of(3)
+    assert seal.open(4, "tag", bytes(kept), check) is None
+    assert seal.open(3, "other tag", bytes(kept), check) is None
 
 
 @pytest.mark.parametrize("key", [None, KEY])

@@ -123,7 +123,8 @@ def test_json_is_one_object(program: Program, store: MemoryStore) -> None:
                 (
                     "blocks", "bytes", "damaged_blocks", "zero_blocks", "blocks_beyond_the_end",
                     "foreign_objects", "foreign_bytes", "kept_objects", "zstd_blocks",
-                    "blocks_without_crc32c", "blocks_with_wrong_pieces", "gone_blocks", "blocks_read_twice",
+                    "blocks_without_crc32c", "blocks_with_wrong_pieces", "blocks_without_place",
+                    "gone_blocks", "blocks_read_twice",
                 ),
                 0,
             ),

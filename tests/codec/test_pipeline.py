@@ -16,6 +16,7 @@ from bucketry.codec.pipeline import (
     HMAC_NAME,
     PIECES,
     PIECES_NAME,
+    PLACE_NAME,
     BlockCodec,
     Codings,
     parse_content_encoding,
@@ -180,8 +181,48 @@ def test_an_encrypted_block_needs_its_hmac(metadata: Mapping[str, str]) -> None:
 def test_blocks_of_an_encrypted_volume_cannot_be_swapped() -> None:
     """A whole object, with all its metadata, under another number is refused."""
     stored = codec("deflate", AES).encode(3, TEXT)
-    with pytest.raises(Corrupt, match="HMAC"):
-        codec("deflate", AES).decode(4, stored.body, stored.content_encoding, stored.metadata)
+    for names in ([HMAC_NAME], [HMAC_NAME, CRC32C_NAME]):
+        metadata = {name: stored.metadata[name] for name in names}
+        with pytest.raises(Corrupt, match="HMAC"):
+            codec("deflate", AES).decode(4, stored.body, stored.content_encoding, metadata)
+
+
+ID, OTHER_ID = "0123456789abcdef" * 2, "f" * 32
+
+
+@pytest.mark.parametrize("volume_id", [None, ID])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_plain_blocks_cannot_be_swapped_either(compression: str, volume_id: str | None) -> None:
+    """A whole object, with all its metadata, is refused under another number, and in another volume."""
+    writer = BlockCodec(SIZE, compression=compression, volume_id=volume_id)
+    stored = writer.encode(3, TEXT)
+    assert stored.metadata[PLACE_NAME] == ("00000003" if volume_id is None else f"00000003-{ID}")
+    with pytest.raises(Corrupt, match="it is block 3, in the place of block 4"):
+        writer.decode(4, stored.body, stored.content_encoding, stored.metadata)
+    other = BlockCodec(SIZE, volume_id=OTHER_ID)
+    if volume_id is None:  # nothing says that it is not
+        assert other.decode(3, stored.body, stored.content_encoding, stored.metadata) == TEXT
+    else:
+        with pytest.raises(Corrupt, match=f"a block of the volume {ID}, and this is {OTHER_ID}"):
+            other.decode(3, stored.body, stored.content_encoding, stored.metadata)
+    # Its superblock may be lost, and nobody knows the id any more.
+    assert BlockCodec(SIZE).decode(3, stored.body, stored.content_encoding, stored.metadata) == TEXT
+
+
+def test_blocks_that_do_not_say_what_they_are_are_read() -> None:
+    """An earlier version wrote them, or s3backer."""
+    stored = BlockCodec(SIZE, volume_id=ID).encode(3, TEXT)
+    metadata = {name: stored.metadata[name] for name in stored.metadata if name != PLACE_NAME}
+    assert BlockCodec(SIZE, volume_id=ID).decode(4, stored.body, None, metadata) == TEXT
+
+
+@pytest.mark.parametrize(
+    "place", ["", "3", "0000003", "00000003-", f"00000003-{ID}x", f"0000000A-{ID}", f"00000003-{ID[:-1]}"]
+)
+def test_a_malformed_place_is_corrupt(place: str) -> None:
+    """Like a malformed checksum."""
+    with pytest.raises(Corrupt, match="does not say which block it is"):
+        BlockCodec(SIZE, volume_id=ID).decode(3, TEXT, None, {PLACE_NAME: place})
 
 
 def test_encryption_must_be_as_expected() -> None:
@@ -218,7 +259,7 @@ def test_bodies_without_our_checksum_are_read() -> None:
         ).map(", ".join),
     ),
     metadata=st.dictionaries(
-        st.sampled_from([HMAC_NAME, CRC32C_NAME, "other"]), st.text(max_size=45), max_size=3
+        st.sampled_from([HMAC_NAME, CRC32C_NAME, PLACE_NAME, "other"]), st.text(max_size=45), max_size=3
     ),
     cipher=st.sampled_from([None, AES]),
 )
@@ -243,11 +284,13 @@ def test_pieces_are_checksums_of_what_is_stored_as_it_is() -> None:
     assert piece == SIZE // PIECES
     assert len(stored.metadata[PIECES_NAME]) == 8 * PIECES
     for start in range(0, SIZE, piece):
-        part = codec.decode_part(data[start : start + piece], start, SIZE, None, stored.metadata)
+        part = codec.decode_part(3, data[start : start + piece], start, SIZE, None, stored.metadata)
         assert part == data[start : start + piece]
     for start in range(piece, SIZE, piece):
         with pytest.raises(Corrupt):
-            codec.decode_part(data[:piece], start, SIZE, None, stored.metadata)
+            codec.decode_part(3, data[:piece], start, SIZE, None, stored.metadata)
+    with pytest.raises(Corrupt, match="it is block 3, in the place of block 4"):
+        codec.decode_part(4, data[:piece], 0, SIZE, None, stored.metadata)
     for encoding in (BlockCodec(SIZE, compression="zstd", has_pieces=True), BlockCodec(SIZE)):
         assert PIECES_NAME not in encoding.encode(3, bytes(SIZE)).metadata
         assert encoding.piece_bytes is None
@@ -255,6 +298,6 @@ def test_pieces_are_checksums_of_what_is_stored_as_it_is() -> None:
 
 def test_pieces_fit_the_metadata_of_every_store() -> None:
     """With all that a block can carry beside them: S3 allows 2 KiB, names and values together."""
-    metadata = dict(BlockCodec(SIZE, has_pieces=True).encode(0, bytes(SIZE)).metadata)
+    metadata = dict(BlockCodec(SIZE, has_pieces=True, volume_id=ID).encode(0, bytes(SIZE)).metadata)
     metadata |= geometry_metadata(Geometry(SIZE * ((1 << 32) - 1), SIZE))
     assert sum(len(name) + len(value) for name, value in metadata.items()) < 1 << 10

@@ -11,7 +11,7 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Attributes, Bucket, Object
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
-from bucketry.codec.pipeline import PIECES_NAME, BlockCodec
+from bucketry.codec.pipeline import CRC32C_NAME, PIECES_NAME, BlockCodec
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.disk import lifecycle
 from bucketry.disk.check import CheckReport, Repair, check
@@ -209,6 +209,23 @@ async def test_a_wrong_hmac_is_damage(place: Place) -> None:
     await place.bucket.put("vol/00000002", bytes(BLOCK + 16), attributes=attributes)
     result = await checked(place, KNOWN)
     assert "HMAC" in result.of("damaged block").message
+
+
+async def test_an_object_in_another_ones_place_is_damage(place: Place, store: MemoryStore) -> None:
+    """Though it is sound by itself. One that an earlier version wrote does not say what it is, which is
+    told."""
+    await made(place, PLAIN, 1, 2, 3)
+    found = await place.bucket.get("vol/00000001")
+    await place.bucket.put("vol/00000002", found.data, attributes=found.info.attributes)
+    result = await checked(place)
+    assert (result.damage, result.of("damaged block").block) == (1, 2)
+    assert "it is block 1, in the place of block 2" in result.of("damaged block").message
+    metadata = {name: found.info.attributes.metadata[name] for name in [CRC32C_NAME]}
+    attributes = replace(found.info.attributes, metadata=metadata)
+    await place.bucket.put("vol/00000002", found.data, attributes=attributes)
+    result = await checked(place)
+    assert (result.damage, result.kinds()) == (0, ["no place"])
+    assert "1 blocks do not say which block they are" in result.of("no place").message
 
 
 @pytest.mark.parametrize("password", [None, Secret("wrong")])

@@ -14,7 +14,7 @@ from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.bucket.wrapper import BucketWrapper
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import inline
-from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, PIECES, PIECES_NAME, BlockCodec
+from bucketry.codec.pipeline import CRC32C_NAME, HMAC_NAME, PIECES, PIECES_NAME, PLACE_NAME, BlockCodec
 from bucketry.core.geometry import Extent, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
@@ -39,10 +39,13 @@ def make_layout(
     hash_prefix: bool = False,
     block_count: int = UNITS,
     has_pieces: bool = False,
+    volume_id: str | None = None,
 ) -> S3backerLayout:
     geometry = Geometry(block_count * BLOCK_SIZE, BLOCK_SIZE)
     names = BlockNames("p/", block_count, hash_prefix)
-    codec = BlockCodec(BLOCK_SIZE, compression=compression, cipher=cipher, has_pieces=has_pieces)
+    codec = BlockCodec(
+        BLOCK_SIZE, compression=compression, cipher=cipher, has_pieces=has_pieces, volume_id=volume_id
+    )
     return S3backerLayout(bucket, names, geometry, codec, offload=inline, in_flight_max=8)
 
 
@@ -120,6 +123,7 @@ async def test_objects_are_s3backers(bucket: MemoryBucket, store: MemoryStore) -
         assert found.info.attributes.content_encoding is None
         metadata = dict(found.info.attributes.metadata)
         assert metadata.pop(CRC32C_NAME)
+        assert metadata.pop(PLACE_NAME) == key.removeprefix("p/")
         assert metadata == geometry
 
 
@@ -221,6 +225,30 @@ async def test_what_has_no_parts_is_read_whole_without_asking_for_long(
         assert part is not None
         assert (part.offset, part.data) == (block * BLOCK_SIZE, TEXT)
     assert (figure(layout, "parts_refused"), figure(layout, "blocks_read")) == (2, 10)
+
+
+@pytest.mark.parametrize(("compression", "has_pieces"), [("none", False), ("none", True), ("zstd", False)])
+async def test_an_object_in_another_ones_place_is_not_read(
+    bucket: MemoryBucket, compression: str, has_pieces: bool
+) -> None:
+    """Neither whole nor in part, neither that of another block nor of another volume."""
+    layout = make_layout(bucket, compression=compression, has_pieces=has_pieces, volume_id="a" * 32)
+    await layout.commit([Write(0, TEXT), Write(BLOCK_SIZE, b"other".ljust(BLOCK_SIZE, b"."))])
+    one, two = await bucket.get("p/00000000"), await bucket.get("p/00000001")
+    await bucket.put(one.info.key, two.data, attributes=two.info.attributes)
+    await bucket.put(two.info.key, one.data, attributes=one.info.attributes)
+    for block in (0, 1):
+        message = rf"block {block} \(p/{block:08x} .*: it is block {1 - block}, in the place of block {block}"
+        with pytest.raises(Corrupt, match=message):
+            await layout.read(Extent(block * BLOCK_SIZE, BLOCK_SIZE))
+        with pytest.raises(Corrupt, match=message):
+            await layout.read_part(Extent(block * BLOCK_SIZE + 5, 1))
+    await bucket.put(one.info.key, one.data, attributes=one.info.attributes)
+    assert await layout.read(Extent(0, BLOCK_SIZE)) == TEXT
+    other = make_layout(bucket, compression=compression, has_pieces=has_pieces, volume_id="b" * 32)
+    for _ in range(2):
+        with pytest.raises(Corrupt, match=r"it is a block of the volume a{32}, and this is b{32}"):
+            await other.read_part(Extent(5, 1))
 
 
 @pytest.mark.parametrize("damage", ["bytes", "checksum", "no checksums", "pieces of another block"])
@@ -325,11 +353,13 @@ async def test_hostile_objects_are_errors_that_name_the_block(
 
 @pytest.mark.parametrize(("source", "target"), [(1, 2), (2, 1)], ids=["forwards", "backwards"])
 async def test_swapped_objects_of_an_encrypted_volume(bucket: MemoryBucket, source: int, target: int) -> None:
-    """An authentic object in another block's place is refused."""
+    """An authentic object in another block's place is refused, also if s3backer wrote it."""
     layout = make_layout(bucket, compression="deflate", cipher=CIPHER)
     await layout.commit([Write(BLOCK_SIZE, TEXT), Write(2 * BLOCK_SIZE, TEXT[::-1])])
     found = await bucket.get(f"p/{source:08x}")
-    await bucket.put(f"p/{target:08x}", found.data, attributes=found.info.attributes)
+    attributes = found.info.attributes
+    attributes = replace(attributes, metadata={HMAC_NAME: attributes.metadata[HMAC_NAME]})
+    await bucket.put(f"p/{target:08x}", found.data, attributes=attributes)
     with pytest.raises(Corrupt, match="HMAC is wrong"):
         await layout.read(Extent(target * BLOCK_SIZE, BLOCK_SIZE))
 

@@ -220,6 +220,26 @@ async def test_creating_where_something_is(bucket: MemoryBucket) -> None:
     assert (await look(bucket)).format.cipher == "AES-128-CBC"
 
 
+@pytest.mark.parametrize("lost", [True, False], ids=["superblock lost", "superblock there"])
+async def test_a_superblock_made_by_force_keeps_the_id_that_blocks_carry(
+    bucket: MemoryBucket, lost: bool
+) -> None:
+    """They stay, and would be another volume's otherwise."""
+    former = replace(await make(bucket), volume_id="f" * 32)
+    await bucket.delete(PREFIX + "superblock.bucketry.json")
+    if lost:
+        layout = open_layout(bucket, former, None, offload=inline, in_flight_max=1)
+        await layout.commit([Write(3 * 4096, TEXT)])
+    else:
+        await create(
+            bucket, PREFIX, PLAIN, salt=SALT, password=None, volume_id="f" * 32,
+            created="2026-11-21T19:38:00Z", created_by="x",
+        )  # fmt: skip
+    assert (await make(bucket, force=True)).volume_id == "f" * 32
+    layout = open_layout(bucket, await look(bucket), None, offload=inline, in_flight_max=1)
+    assert await layout.read(Extent(3 * 4096, 4096)) == (TEXT if lost else None)
+
+
 @pytest.mark.parametrize("hash_prefix", [False, True])
 @pytest.mark.parametrize("block", [0, 7])
 async def test_creating_where_an_s3backer_volume_is(

@@ -29,15 +29,15 @@ class Seal(Protocol):
 
 
 class Plain:
-    """As it is, with a crc32c: against damage and mistakes, not against malice."""
+    """As it is, with a crc32c of block, tag and content: against damage and mistakes, not against malice."""
 
-    name = "crc32c"
+    name = "crc32c of block, tag and content"
 
     def close(self, block: int, tag: str, data: bytes) -> tuple[BytesLike, bytes]:
-        return data, google_crc32c.value(data).to_bytes(4, "big")
+        return data, _crc32c(block, tag, data)
 
     def open(self, block: int, tag: str, kept: bytes, check: bytes) -> bytes | None:
-        return kept if google_crc32c.value(kept).to_bytes(4, "big") == check else None
+        return kept if _crc32c(block, tag, kept) == check else None
 
 
 class Encrypted:
@@ -65,6 +65,10 @@ class Encrypted:
             return self._cipher.decrypt(nonce, kept + gcm_tag, _context(block, tag))
         except InvalidTag:
             return None
+
+
+def _crc32c(block: int, tag: str, data: bytes) -> bytes:
+    return int(google_crc32c.extend(google_crc32c.value(_context(block, tag)), data)).to_bytes(4, "big")
 
 
 def _context(block: int, tag: str) -> bytes:

@@ -24,11 +24,15 @@ CRC32C_NAME = "bucketry-crc32c"
 PIECES_NAME = "bucketry-crc32c-pieces"
 #: 512 digits, a quarter of what S3 allows for all metadata of an object. A piece of 1 MiB is 16 KiB.
 PIECES = 64
+#: User metadata of ours: the block's number in eight hexadecimal digits, then a hyphen and the volume's id,
+#: where it has one. It tells an object in another one's place, whose checksums are right.
+PLACE_NAME = "bucketry-block"
 #: s3backer keeps the header in 32 bytes and aborts when it does not fit.
 CONTENT_ENCODING_MAX = 31
 _ENCRYPT = "encrypt-"
 _HMAC = re.compile(r'"?([0-9a-f]{40})"?', re.ASCII | re.IGNORECASE)
 _CRC32C = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_PLACE = re.compile(r"([0-9a-f]{8})(?:-([0-9a-f]{32}))?", re.ASCII)
 _PIECES = re.compile(rf"[0-9a-f]{{{8 * PIECES}}}", re.ASCII)
 
 
@@ -83,11 +87,13 @@ class BlockCodec:
         level: int | None = None,
         cipher: BlockCipher | None = None,
         has_pieces: bool = False,
+        volume_id: str | None = None,
     ) -> None:
-        """``has_pieces``: what is stored as it is gets checksums of its pieces, so that parts of it can be
-        verified."""
+        """``volume_id``: 32 hexadecimal digits; None where the volume has none. ``has_pieces``: what is
+        stored as it is gets checksums of its pieces, so that parts of it can be verified."""
         self._block_size_bytes = block_size_bytes
         self._has_pieces = has_pieces
+        self._volume_id = volume_id
         self._compression = compression
         self._compress: Compressor | None = compressor(compression, level)
         self._cipher = cipher
@@ -116,7 +122,7 @@ class BlockCodec:
             if len(compressed) < len(body):
                 body = compressed
                 compression = self._compression
-        metadata = {}
+        metadata = {PLACE_NAME: f"{block:08x}" + (f"-{self._volume_id}" if self._volume_id else "")}
         if self._cipher is not None:
             body = self._cipher.encrypt(block, body)
             metadata[HMAC_NAME] = f'"{self._cipher.authenticate(block, body)}"'
@@ -137,6 +143,7 @@ class BlockCodec:
 
         Raises Corrupt when any check fails, one of them that it is encrypted as the volume is.
         """
+        check_place(block, self._volume_id, metadata)
         checksum = metadata.get(CRC32C_NAME)
         if checksum is not None:
             check_crc32c(body, checksum)
@@ -153,13 +160,14 @@ class BlockCodec:
 
     def decode_part(
         self,
+        block: int,
         part: BytesLike,
         start: int,
         body_bytes: int,
         content_encoding: str | None,
         metadata: Mapping[str, str],
     ) -> BytesLike | None:
-        """The bytes of a block from ``start`` on, of a stored body of ``body_bytes``; None when a part does
+        """The bytes of ``block`` from ``start`` on, of a stored body of ``body_bytes``; None when a part does
         not tell them, or cannot be verified as the whole could. ``start`` and the length of ``part`` are
         multiples of a piece.
 
@@ -167,6 +175,7 @@ class BlockCodec:
         """
         if self._cipher is not None or parse_content_encoding(content_encoding) != Codings(None, None):
             return None
+        check_place(block, self._volume_id, metadata)
         if body_bytes != self._block_size_bytes:
             raise Corrupt(f"{body_bytes} bytes instead of {self._block_size_bytes}")
         pieces = metadata.get(PIECES_NAME)
@@ -183,11 +192,13 @@ class BlockCodec:
             check_crc32c(view[at : at + size], pieces[8 * index : 8 * index + 8])
         return part
 
-    def pieces_fit(self, body: BytesLike, content_encoding: str | None, metadata: Mapping[str, str]) -> bool:
+    def pieces_fit(
+        self, block: int, body: BytesLike, content_encoding: str | None, metadata: Mapping[str, str]
+    ) -> bool:
         """Whether the checksums of pieces that a stored body carries, if any, are right."""
         try:
             if PIECES_NAME in metadata:
-                self.decode_part(body, 0, len(body), content_encoding, metadata)
+                self.decode_part(block, body, 0, len(body), content_encoding, metadata)
         except Corrupt:
             return False
         return True
@@ -214,6 +225,30 @@ def parse_hmac(metadata: Mapping[str, str]) -> str:
     if match is None:
         raise Corrupt(f"encrypted, but without a valid {HMAC_NAME}")
     return match[1].lower()
+
+
+def check_place(block: int, volume_id: str | None, metadata: Mapping[str, str]) -> None:
+    """Raises Corrupt when the metadata says that this is another block, or a block of another volume.
+
+    Blocks that s3backer wrote say nothing, and those of a volume that had no id do not say which volume.
+    """
+    text = metadata.get(PLACE_NAME)
+    if text is None:
+        return
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise Corrupt(f"{text[:60]!r} does not say which block it is")
+    number, volume = int(match[1], 16), match[2]
+    if number != block:
+        raise Corrupt(f"it is block {number}, in the place of block {block}")
+    if None not in (volume, volume_id) and volume != volume_id:
+        raise Corrupt(f"it is a block of the volume {volume}, and this is {volume_id}")
+
+
+def carried_volume_id(metadata: Mapping[str, str]) -> str | None:
+    """Of which volume the metadata says that the block is, if it does."""
+    match = _PLACE.fullmatch(metadata.get(PLACE_NAME, ""))
+    return None if match is None else match[2]
 
 
 def check_crc32c(body: BytesLike, expected: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bucketry.bucket.interface import Attributes, Bucket, Entry, Object, ObjectInfo
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
-from bucketry.codec.pipeline import CRC32C_NAME, BlockCodec, parse_content_encoding
+from bucketry.codec.pipeline import CRC32C_NAME, PLACE_NAME, BlockCodec, parse_content_encoding
 from bucketry.core.geometry import BLOCK_COUNT_MAX
 from bucketry.core.names import (
     KEPT_FOLDER,
@@ -58,6 +58,7 @@ class _Figures:
     zstd_blocks: int = 0
     blocks_without_crc32c: int = 0
     blocks_with_wrong_pieces: int = 0
+    blocks_without_place: int = 0
     gone_blocks: int = 0
     blocks_read_twice: int = 0
 
@@ -263,7 +264,7 @@ class S3backerCheck:
         def decode() -> tuple[bool, bool]:
             encoding, metadata = attributes.content_encoding, attributes.metadata
             data = self._codec.decode(block, found.data, encoding, metadata)
-            return is_zero(data), self._codec.pieces_fit(found.data, encoding, metadata)
+            return is_zero(data), self._codec.pieces_fit(block, found.data, encoding, metadata)
 
         return found, *await self._offload(decode)
 
@@ -278,6 +279,12 @@ class S3backerCheck:
         self._figures.zstd_blocks += codings.compression == "zstd"
         self._figures.blocks_without_crc32c += CRC32C_NAME not in info.attributes.metadata
         self._figures.blocks_with_wrong_pieces += not pieces_fit
+        # An HMAC is of the block's number too; what lacks a crc32c is told as s3backer's.
+        self._figures.blocks_without_place += (
+            CRC32C_NAME in info.attributes.metadata
+            and PLACE_NAME not in info.attributes.metadata
+            and codings.cipher is None
+        )
         findings = list(self._judge_block_0(info)) if block == 0 else []
         # The size of an s3backer volume is written on its block 0: that stays.
         # And what block 0 says where it disagrees with the superblock must be seen by who decides.
@@ -339,6 +346,12 @@ class S3backerCheck:
         if figures.blocks_without_crc32c:
             message = f"{figures.blocks_without_crc32c} blocks carry no crc32c: s3backer wrote them"
             notes.append(Finding(Severity.NOTE, "no crc32c", message))
+        if figures.blocks_without_place:
+            message = (
+                f"{figures.blocks_without_place} blocks do not say which block they are: an earlier "
+                "version wrote them. One in another's place would go unnoticed"
+            )
+            notes.append(Finding(Severity.NOTE, "no place", message))
         if figures.blocks_with_wrong_pieces:
             message = (
                 f"{figures.blocks_with_wrong_pieces} blocks are right and the checksums of their pieces are "

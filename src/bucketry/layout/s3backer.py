@@ -144,6 +144,7 @@ class S3backerLayout:
         attributes = info.attributes
         try:
             data = self._codec.decode_part(
+                block,
                 found.data,
                 byte_range.start,
                 info.size_bytes,

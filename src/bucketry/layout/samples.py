@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from bucketry.bucket.interface import Bucket, ByteRange, ObjectInfo
 from bucketry.codec.compression import decompressed_size
 from bucketry.codec.encryption import PADDING_BYTES, BlockCipher
-from bucketry.codec.pipeline import CRC32C_NAME, Codings, check_crc32c, parse_content_encoding, parse_hmac
+from bucketry.codec.pipeline import (
+    CRC32C_NAME,
+    Codings,
+    check_crc32c,
+    check_place,
+    parse_content_encoding,
+    parse_hmac,
+)
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import BLOCK_COUNT_MAX, BLOCK_SIZE_MAX, Geometry
 from bucketry.core.names import BlockNames
@@ -169,6 +176,7 @@ async def decoded_size(bucket: Bucket, sample: Sample, ciphers: CipherSource) ->
     found = await bucket.get(sample.info.key)
     metadata = found.info.attributes.metadata
     body: BytesLike = found.data
+    check_place(sample.block, None, metadata)
     check_body(body, metadata)
     size: int
     if codings.cipher is not None:

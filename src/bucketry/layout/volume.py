@@ -5,13 +5,13 @@ with block 0, its encryption with any block, and the rest is asked of the caller
 """
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from bucketry.bucket.interface import Bucket
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
-from bucketry.codec.pipeline import BlockCodec, Codings, parse_hmac
+from bucketry.codec.pipeline import BlockCodec, Codings, carried_volume_id, parse_hmac
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.units import exact_size
@@ -403,8 +403,11 @@ async def create(
     """Make an empty volume, by writing its superblock. Raises AlreadyExists where one is, or where blocks
     are.
 
-    ``force`` writes the superblock over whatever is there: blocks stay, and become this volume's.
+    ``force`` writes the superblock over whatever is there: blocks stay, and become this volume's. So it gets
+    the id that they carry, or that the superblock before has, instead of ``volume_id``.
     """
+    if force:
+        volume_id = await _former_id(bucket, prefix, volume_format) or volume_id
     if not force:
         # A damaged or newer one raises what is wrong with it.
         if await read_superblock(bucket, prefix) is not None:
@@ -440,6 +443,19 @@ async def create(
     return _our_volume(prefix, superblock)
 
 
+async def _former_id(bucket: Bucket, prefix: str, volume_format: VolumeFormat) -> str | None:
+    """The id of the volume whose blocks lie there; None where they carry none."""
+    with suppress(Corrupt, Unsupported):
+        former = await read_superblock(bucket, prefix, needs_checksum=False)
+        if former is not None:
+            return former.volume_id
+    async with aclosing(samples(bucket, prefix, volume_format.block_hash_prefix)) as found:
+        async for sample in found:
+            if (carried := carried_volume_id(sample.info.attributes.metadata)) is not None:
+                return carried
+    return None
+
+
 def open_layout(
     bucket: Bucket,
     volume: Volume,
@@ -471,5 +487,6 @@ def open_codec(
         compression=volume_format.compression,
         level=volume_format.compression_level,
         cipher=cipher,
+        volume_id=volume.volume_id,
         has_pieces=parts_from_bytes is not None and volume_format.block_size_bytes >= parts_from_bytes,
     )

@@ -416,6 +416,7 @@ class World:
             made.format.block_size_bytes,
             compression=made.format.compression,
             cipher=await volumes.unlock(bucket, made, password),
+            volume_id=made.volume_id,
         )
         names = BlockNames(PREFIX, self._geometry.block_count, made.format.block_hash_prefix)
         self._witness = Witness(
