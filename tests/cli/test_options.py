@@ -173,7 +173,7 @@ def test_units_that_can_be_misunderstood_are_told(capsys: pytest.CaptureFixture[
         assert take("--size", spelling).volume.size == 10 << 30
     assert capsys.readouterr().err == ""
     assert take("--size", "10GB").volume.size == 10 << 30
-    assert capsys.readouterr().err == "note: 10GB is taken for 10 GiB: units are powers of 1024\n"
+    assert capsys.readouterr().err == "bucketry: 10GB is taken for 10 GiB: units are powers of 1024\n"
 
 
 def test_a_small_memory_is_divided() -> None:

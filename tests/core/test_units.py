@@ -2,7 +2,7 @@
 
 import pytest
 
-from bucketry.core.units import exact_size, format_size, is_decimal_unit, parse_size
+from bucketry.core.units import exact_size, format_seconds, format_size, is_decimal_unit, parse_size
 from bucketry.errors import Invalid
 
 GIB = 1 << 30
@@ -63,3 +63,20 @@ def test_sizes_are_shown_in_their_largest_unit(size_bytes: int, shown: str, exac
     """To be read, and to be compared."""
     assert format_size(size_bytes) == shown
     assert exact_size(size_bytes) == exactly
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (3e-7, "0.3 µs"),
+        (0.000012, "12 µs"),
+        (0.0032, "3.2 ms"),
+        (0.25, "250 ms"),
+        (1.5, "1.5 s"),
+        (250, "250 s"),
+    ],
+)
+def test_times_are_shown_in_their_largest_unit(seconds: float, shown: str) -> None:
+    """To two or three digits."""
+    assert format_seconds(seconds) == shown

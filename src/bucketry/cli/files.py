@@ -13,6 +13,7 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
+from bucketry.cli.figures import every_figure
 from bucketry.cli.options import Connection, connection_options
 from bucketry.cli.output import JsonReport, say, say_all, say_json
 from bucketry.cli.parameters import (
@@ -424,15 +425,19 @@ def scrub_command(cache_dir: Path, url: str | None, as_json: bool, connection: C
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND],
 )
 @click.argument("where", metavar="FILE|CACHE_DIR", type=ExistingPath(directory=True, resolve=False))
+@click.option("--all", "shows_all", is_flag=True, help="Every figure, by the name that it has in JSON.")
 @json_option
-def stats_command(where: Path, as_json: bool) -> None:
+def stats_command(where: Path, shows_all: bool, as_json: bool) -> None:
     """Show the figures that a storage source writes to FILE (its statistics_file), or how full CACHE_DIR
-    is."""
+    is.
+
+    What is 0 is left out, but for --all and --json.
+    """
     report = _cache_figures(where) if where.is_dir() else _read_figures(where)
     if as_json:
         say_json(report)
     else:
-        say_all(lines(report))
+        say_all(every_figure(report, but_zeros=not shows_all))
 
 
 # -- what they share -----------------------------------------------------------------------------------------

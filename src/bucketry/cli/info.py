@@ -8,6 +8,7 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
+from bucketry.cli.figures import every_figure, screen
 from bucketry.cli.options import (
     Connection,
     Volume,
@@ -52,15 +53,22 @@ def info(where: str | Path, as_json: bool, volume: Volume, connection: Connectio
 @click.command(
     cls=Command,
     examples=["bucketry stats /mnt/data", "bucketry stats /mnt/data --json"],
-    exits=[exits.OK, exits.FAILED, exits.NOT_FOUND],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND],
 )
 @directory_argument
+@click.option("--all", "shows_all", is_flag=True, help="Every figure, by the name that it has in JSON.")
 @json_option
-def stats(directory: Path, as_json: bool) -> None:
-    """Show the figures of the process that serves DIR: requests, bytes, caches, latencies."""
+def stats(directory: Path, shows_all: bool, as_json: bool) -> None:
+    """Show what the process that serves DIR has done since it began: reads, writes, caches, requests.
+
+    The most important on one screen; all of it with --all or --json.
+    """
     answer = ask(files_of(find_serving(directory).mount_point).socket, "statistics")["statistics"]
     assert isinstance(answer, dict)
-    _show(answer, as_json)
+    if as_json:
+        say_json(answer)
+    else:
+        say_all(every_figure(answer) if shows_all else screen(answer))
 
 
 def _ask_bucket(url: str, volume: Volume, connection: Connection) -> Mapping[str, object]:

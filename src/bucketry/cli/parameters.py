@@ -52,7 +52,7 @@ class SizeType(click.ParamType[int]):
         if is_decimal_unit(value):
             # Somebody may have counted on fewer bytes, or more: what is taken is said before it is used.
             say(
-                f"note: {value.strip()} is taken for {exact_size(size_bytes)}: units are powers of 1024",
+                f"bucketry: {value.strip()} is taken for {exact_size(size_bytes)}: units are powers of 1024",
                 err=True,
             )
         return size_bytes

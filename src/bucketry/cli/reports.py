@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bucketry.core.units import format_size
+from bucketry.core.units import format_seconds, format_size
 
 if TYPE_CHECKING:
     from bucketry.assemble import VolumeInfo
@@ -61,21 +61,29 @@ def summary(volume: Mapping[str, object]) -> str:
 def lines(report: Mapping[str, object], indent: str = "") -> Iterator[str]:
     """A report for people: one line for each entry, nested ones indented. What is None is left out."""
     for name, value in report.items():
-        label = name.removesuffix("_bytes").replace("_", " ")
+        short = name.removesuffix("_bytes")
+        # Two lines never have one label.
+        label = (name if short in report else short).replace("_", " ")
         if isinstance(value, Mapping):
             yield f"{indent}{label}:"
             yield from lines(value, indent + "  ")
         elif isinstance(value, list):
             yield f"{indent}{label}: {len(value)} entries"
         elif value is not None:
-            yield f"{indent}{label}: {_shown(name, value)}"
+            yield f"{indent}{label}: {shown(name, value)}"
 
 
-def _shown(name: str, value: object) -> str:
+def shown(name: str, value: object) -> str:
+    """A value for people; its name says the unit."""
+    words = name.split("_")
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) and name.endswith("_bytes"):
+    if isinstance(value, int) and "bytes" in words:
         return format_size(value)
+    if isinstance(value, int | float) and "seconds" in words:
+        return format_seconds(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)

@@ -35,6 +35,19 @@ def is_decimal_unit(text: str) -> bool:
     return match is not None and (match.group(3) or "").lower() == "b"
 
 
+def format_seconds(seconds: float) -> str:
+    """A time for a person, to two or three digits: ``0 s``, ``12 µs``, ``3.2 ms``, ``1.5 s``, ``250 s``."""
+    if not seconds:
+        return "0 s"
+    if seconds >= 1:
+        value, unit = seconds, "s"
+    elif seconds >= 1e-3:
+        value, unit = seconds * 1e3, "ms"
+    else:
+        value, unit = seconds * 1e6, "µs"
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+
+
 def exact_size(size_bytes: int) -> str:
     """``size_bytes`` for a person who compares: as ``format_size`` where that is exact, otherwise in
     bytes."""
