@@ -46,6 +46,11 @@ HELD_BY = {
         "e2e/test_commands.py::test_attach_shows_the_disk_and_umount_brings_it_into_the_bucket",
         "cache/test_block_cache.py::test_a_close_that_cannot_flush_can_be_tried_again",
     ],
+    "However a disk is unmounted": [
+        "e2e/test_unmounting.py::test_a_lazily_unmounted_disk_with_an_open_file",
+        "e2e/test_unmounting.py::test_umount8_of_a_filesystem_ends_the_disk_in_order",
+        "e2e/test_unmounting.py::test_a_filesystem_that_another_namespace_still_has",
+    ],
     "A write into a block that cannot be read": [
         "cache/test_block_cache.py::test_a_damaged_block_holds_up_nothing_else_and_can_be_replaced",
         "cache/test_block_cache.py::test_a_damaged_block_that_was_mended_gets_its_write",

@@ -16,6 +16,7 @@
     ├── NotPermitted              this machine refuses: not root, not this user's directory
     ├── Busy                      somebody else has it: mounted elsewhere, mount point in use
     ├── Fenced                    our right to write has ended, or may have: somebody else may write now
+    │   └── TakenOver             it has ended for good: somebody else has the volume
     ├── ReadOnly                  a change was asked of something opened for reading
     ├── Unsupported               the store, the kernel or this machine cannot do that
     ├── Unavailable               may work later: network, time-outs, 5xx; seen after a budget of retries
@@ -87,6 +88,10 @@ class Busy(BucketryError):
 
 class Fenced(BucketryError):
     """We no longer know that we alone write to the volume: nothing is sent until we know again."""
+
+
+class TakenOver(Fenced):
+    """Somebody else has taken the volume over: this process will never write to it again."""
 
 
 class ReadOnly(BucketryError):

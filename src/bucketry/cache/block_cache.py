@@ -304,6 +304,13 @@ class BlockCache:
             return False
         return await self._journaled(self._table.begin_flush()) and not self._table.aside_blocks()
 
+    async def unsaved(self) -> tuple[int, str | None]:
+        """How many bytes the bucket lacks, and the directory of the journal that has all of them, if one
+        has."""
+        in_journal = await self.is_in_journal()
+        place = self._journal.place if in_journal and self._journal is not None else None
+        return self._table.dirty_bytes, place
+
     async def abandon(self) -> int:
         """Stop without flushing; returns how many dirty bytes are lost by it."""
         self._closed = True
@@ -1018,6 +1025,7 @@ class BlockCache:
     async def _drain(self, epoch: int) -> None:
         if self._table.is_drained(epoch):
             return
+        self._check_may_upload()
         flush = _Flush(epoch, self._loop.create_future())
         flush.done.add_done_callback(_mark_retrieved)
         self._flushes.append(flush)

@@ -354,6 +354,11 @@ class Journal:
         return sum(size_bytes for _, size_bytes in self._lag)
 
     @property
+    def place(self) -> str:
+        """The directory that it is in, for people."""
+        return self._files.place
+
+    @property
     def next_epoch(self) -> int:
         """The number that the first epoch of this attachment may have, or any greater one."""
         return self._newest_asked + 1

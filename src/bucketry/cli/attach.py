@@ -52,6 +52,7 @@ _EXITS = [
     exits.DENIED,
     exits.BUSY,
     exits.UNFINISHED,
+    exits.LOST,
     exits.INTERRUPTED,
 ]
 

@@ -13,6 +13,7 @@ from bucketry.errors import (
     NotPermitted,
     PreconditionFailed,
     ReadOnly,
+    TakenOver,
     Unfinished,
 )
 
@@ -23,6 +24,7 @@ NOT_FOUND = 3
 DENIED = 4
 BUSY = 5
 UNFINISHED = 6
+LOST = 7
 #: 128 + SIGINT, as a shell has it.
 INTERRUPTED = 130
 
@@ -35,6 +37,7 @@ MEANINGS = {
     DENIED: "the store denies access, or the password is wrong",
     BUSY: "in use: the volume is mounted elsewhere, or the mount point or filesystem is busy",
     UNFINISHED: "not everything is in the bucket yet; it is still held, and still being tried",
+    LOST: "somebody else took the volume over; what is said not to have reached the bucket is lost",
     INTERRUPTED: "interrupted, and cleaned up",
 }
 
@@ -48,6 +51,7 @@ CODES: dict[type[BaseException], int] = {
     Busy: BUSY,
     PreconditionFailed: BUSY,
     Unfinished: UNFINISHED,
+    TakenOver: LOST,
     BucketryError: FAILED,
     click.UsageError: USAGE,
     click.Abort: INTERRUPTED,

@@ -20,7 +20,7 @@ from bucketry.cli.output import say_all, say_json
 from bucketry.cli.parameters import directory_argument, json_option, place_argument
 from bucketry.cli.reports import lines, volume_report
 from bucketry.cli.secrets import with_password
-from bucketry.errors import BucketryError, Closed, NotFound
+from bucketry.errors import BucketryError, Closed, NotFound, TakenOver
 from bucketry.serve import event_loop
 from bucketry.serve.control_client import ask
 from bucketry.serve.runtime import State, files_of, find_state, real_mount_point
@@ -90,6 +90,7 @@ def _ask_process(directory: Path) -> Mapping[str, object]:
         "mount_point": state.mount_point,
         "shows": "filesystem" if state.kind == "mount" else "disk",
         "state": status["state"],
+        **_still_used(state, status),
         "dirty_bytes": status["dirty_bytes"],
         "pid": state.pid,
         "log": state.log,
@@ -102,11 +103,24 @@ def _ask_process(directory: Path) -> Mapping[str, object]:
     return report
 
 
+def _still_used(state: State, status: Mapping[str, object]) -> Mapping[str, object]:
+    """What there is to say when it was unmounted by other means than ours, and somebody still uses it."""
+    if status["is_mounted"]:
+        return {}
+    held = "loop device still held" if state.kind == "mount" else "files on it still open"
+    return {
+        "state": f"unmounted, {held}",
+        "used_by": ask(files_of(state.mount_point).socket, "users")["users"],
+    }
+
+
 def find_serving(directory: Path) -> State:
     """Who serves ``directory``. Raises NotFound, Closed."""
     state = find_state(real_mount_point(directory))
     if state is None:
         raise NotFound(f"nothing of bucketry is mounted on {directory}")
+    if not state.alive and state.lost:
+        raise TakenOver(f"{state.lost}; bucketry umount {directory} clears up after it")
     if not state.alive:
         raise Closed(
             f"the process that served {directory} has gone; bucketry umount {directory} clears up after it"

@@ -67,6 +67,8 @@ def lines(report: Mapping[str, object], indent: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield f"{indent}{label}:"
             yield from lines(value, indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            yield f"{indent}{label}: {'; '.join(value)}"
         elif isinstance(value, list):
             yield f"{indent}{label}: {len(value)} entries"
         elif value is not None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry, Span
-from bucketry.disk.interface import ExtentStatus
+from bucketry.disk.interface import ExtentStatus, Unsaved
 from bucketry.errors import BucketryError, ReadOnly, Unsupported
 
 #: The size that is wanted, what the disk is now, and whether what is in the way is deleted; what it is then.
@@ -36,6 +36,7 @@ class Disk:
         self._companions = companions
         #: What everything fails with from now on, if not None.
         self._failure: BucketryError | None = None
+        self._failed = asyncio.Event()
         self._cache = cache
         self._geometry = geometry
         self._read_only = read_only
@@ -63,7 +64,16 @@ class Disk:
     def fail(self, error: BucketryError) -> None:
         """From now on every request raises ``error``: the disk's content is not ours to speak of any more."""
         self._failure = error
+        self._failed.set()
         self._cache.fail(error)
+
+    async def wait_lost(self) -> BucketryError:
+        await self._failed.wait()
+        assert self._failure is not None
+        return self._failure
+
+    async def unsaved(self) -> Unsaved:
+        return Unsaved(*await self._cache.unsaved())
 
     def _check_alive(self) -> None:
         if self._failure is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bucketry.bucket.interface import BytesLike
+from bucketry.errors import BucketryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,15 @@ class ExtentStatus:
     offset: int
     length: int
     is_hole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What of a device is not in its bucket. ``journal``: the directory of a journal that has all of it;
+    None: it is in memory alone."""
+
+    size_bytes: int
+    journal: str | None = None
 
 
 class Device(Protocol):
@@ -81,6 +91,15 @@ class Device(Protocol):
         """Make the device larger; new space reads as zeros. Raises Busy for a smaller size, AlreadyExists
         when something that is stored would come into view there (``force`` deletes it), Unsupported for a
         device that cannot."""
+        ...
+
+    async def unsaved(self) -> Unsaved:
+        """What is not in the bucket, after what can be brought into a journal has been."""
+        ...
+
+    async def wait_lost(self) -> BucketryError:
+        """Return when somebody else has taken the volume over: what every request fails with from then
+        on. Never returns for a device that nobody can take over."""
         ...
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:

@@ -26,7 +26,7 @@ from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.journaling import AttachedJournal
 from bucketry.disk.lease_keeper import LeaseKeeper
-from bucketry.errors import BucketryError, Fenced, Unfinished
+from bucketry.errors import BucketryError, Fenced, TakenOver, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.interface import Layout
 from bucketry.layout.listing import closing_pages
@@ -156,7 +156,7 @@ async def _attached(
 
     def on_lost(error: Fenced) -> None:
         if disk is not None:
-            disk.fail(error)
+            disk.fail(TakenOver(str(error)))
 
     async with (
         _journal(place, found, asked, cache_settings, local) as attached,

@@ -1,14 +1,17 @@
 """Clearing away what a serving process left when it was killed: mounts, the loop device, its files."""
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount, take_away
 from bucketry.serve.runtime import State, files_of
+from bucketry.serve.users import loop_devices_on
 
 
 def clean_up_after(state: State) -> None:
-    """Remove what a process that is no more left behind. Raises Unsupported when a mount will not go."""
+    """Remove what a process that is no more left behind; what another one removes at the same time is
+    fine. Raises Unsupported when a mount will not go."""
     files = files_of(state.mount_point)
     loops = loop_devices_on(state.disk_directory)
     if find_mount(state.mount_point) is not None:
@@ -21,19 +24,6 @@ def clean_up_after(state: State) -> None:
         take_away(state.disk_directory)
     files.socket.unlink(missing_ok=True)
     if state.kind == "mount":
-        Path(state.disk_directory).rmdir()
+        with suppress(OSError):  # gone, or still mounted in another namespace: it is only an empty directory
+            Path(state.disk_directory).rmdir()
     files.state.unlink(missing_ok=True)
-
-
-def loop_devices_on(directory: str) -> list[str]:
-    """The loop devices whose file lies in ``directory``, from sysfs: the file itself may not answer any
-    more."""
-    devices = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            image = backing.read_text(errors="surrogateescape").rstrip("\n")
-        except FileNotFoundError:
-            continue  # it went away while we looked
-        if image.startswith(directory + "/"):
-            devices.append(f"/dev/{backing.parent.parent.name}")
-    return devices

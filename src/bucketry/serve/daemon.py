@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 Report = Mapping[str, object]
 #: Somebody who pressed Ctrl-C waits no longer than this for a bucket that does not answer.
 _PATIENCE_SECONDS = 3.0
+#: The command line's code for an interruption.
+INTERRUPTED_EXIT_CODE = 130
 Announce = Callable[[Report], None]
 
 
@@ -27,7 +29,8 @@ def run_in_background(
     that takes its standard output and error (None: nobody listens).
 
     The child leaves this session and its terminal, works in ``/`` and ends with ``body``'s return value as
-    exit code. When this process is interrupted while it waits, the child is stopped and waited for."""
+    exit code. When this process is interrupted while it waits, the child is stopped and waited for; when the
+    child is, KeyboardInterrupt is raised."""
     receiving, sending = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -50,7 +53,9 @@ def run_in_background(
         _stop(child)
         raise
     if report is None or not report["ready"]:
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if report is None and os.waitstatus_to_exitcode(status) == INTERRUPTED_EXIT_CODE:
+            raise KeyboardInterrupt
     return report
 
 

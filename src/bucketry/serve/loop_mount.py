@@ -126,6 +126,8 @@ class LoopMount:
         self._device: str | None = None
         #: What is mounted, in blkid's words.
         self.filesystem: str | None = None
+        #: The filesystem's, ``MAJOR:MINOR``, as the mount table has it; None before it is mounted.
+        self.device_number: str | None = None
 
     async def mount(self, *, is_empty: Callable[[], Awaitable[bool]]) -> None:
         """Mount it, after making a filesystem if that is asked for and the disk reads as zeros
@@ -154,9 +156,23 @@ class LoopMount:
             if ended.code != 0:
                 raise Unsupported(ended.errors or f"mount ended with exit code {ended.code}")
             self.filesystem = kind
+            mounted = find_mount(settings.mount_point)
+            self.device_number = None if mounted is None else mounted.device_number
+            # In use, the device is not detached by this, but by its last user's end: also when the filesystem
+            # is unmounted by other means, or this process is killed.
+            await run_program("losetup", "--detach", self._device)
         except BaseException:
             await self._detach()
             raise
+
+    @property
+    def device_name(self) -> str | None:
+        """The loop device, ``loop3``; None when there is none, or it was let go."""
+        return None if self._device is None else Path(self._device).name
+
+    def is_attached(self) -> bool:
+        """Whether the loop device is there, and shows our image."""
+        return self._device is not None and _is_backed_by(_backing(self._device), self._image)
 
     async def sync(self) -> None:
         """Write what the kernel holds of this filesystem to the disk. Raises BucketryError when that
@@ -220,17 +236,21 @@ class LoopMount:
         device = self._device
         if device is None:
             return
-        backing = Path("/sys/block", Path(device).name, "loop/backing_file")
+        backing = _backing(device)
         for _ in range(_DETACH_ATTEMPTS if wait else 1):
             if not _is_backed_by(backing, self._image):
                 break
             await run_program("losetup", "--detach", device)
             if wait and _is_backed_by(backing, self._image):
                 await asyncio.sleep(_DETACH_PAUSE_SECONDS)
+        if _is_backed_by(backing, self._image):
+            logger.warning("%s is still in use; it goes with its last user", device)
         else:
-            if _is_backed_by(backing, self._image):
-                logger.warning("%s is still in use; it goes with its last user", device)
-        self._device = None
+            self._device = None
+
+
+def _backing(device: str) -> Path:
+    return Path("/sys/block", Path(device).name, "loop/backing_file")
 
 
 def _is_backed_by(backing: Path, image: Path) -> bool:

@@ -19,12 +19,18 @@ PROGRAM_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the mount table. ``device_number`` is the filesystem's own while it lives."""
+    """One line of the mount table. ``device_number`` is the filesystem's own while it lives. ``peers`` is the
+    group that mounts and unmounts below it are passed on to, ``masters`` the one they are received from; 0:
+    none."""
 
     device_number: str
     mount_point: str
     filesystem: str
     source: str
+    number: int = 0
+    parent: int = 0
+    peers: int = 0
+    masters: int = 0
 
 
 def parse_mounts(text: str) -> list[Mount]:
@@ -37,14 +43,39 @@ def parse_mounts(text: str) -> list[Mount]:
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         left, right = before.split(" "), after.split(" ")
-        mounts.append(Mount(left[2], plain(left[4]), right[0], plain(right[1])))
+        groups = dict(field.partition(":")[::2] for field in left[6:])
+        mounts.append(
+            Mount(
+                left[2],
+                plain(left[4]),
+                right[0],
+                plain(right[1]),
+                number=int(left[0]),
+                parent=int(left[1]),
+                peers=int(groups.get("shared", 0)),
+                masters=int(groups.get("master", 0)),
+            )
+        )
     return mounts
+
+
+def read_mounts(process: int | str = "self") -> list[Mount]:
+    """The mount table that a process sees. Raises OSError when it has gone, or may not be looked at."""
+    return parse_mounts(Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape"))
 
 
 def find_mount(mount_point: str) -> Mount | None:
     """What is mounted on exactly this absolute path without symbolic links; of several the uppermost."""
-    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    return next((mount for mount in reversed(parse_mounts(text)) if mount.mount_point == mount_point), None)
+    return next((mount for mount in reversed(read_mounts()) if mount.mount_point == mount_point), None)
+
+
+def find_cover(device_number: str, mount_point: str) -> Mount | None:
+    """What is mounted over a filesystem on the same path, the uppermost; None when the filesystem is to be
+    seen there, or is not there at all."""
+    found = [mount for mount in read_mounts() if mount.mount_point == mount_point]
+    if found and found[-1].device_number != device_number:
+        return found[-1] if any(mount.device_number == device_number for mount in found) else None
+    return None
 
 
 def take_away(mount_point: str) -> None:
@@ -63,7 +94,8 @@ def take_away(mount_point: str) -> None:
         raise Unsupported(
             f"{argv[0]} is missing: install the package {'mount' if argv[0] == 'umount' else 'fuse3'}"
         ) from error
-    if done.returncode != 0:
+    # Two who clear up at once meet here: what is gone is gone.
+    if done.returncode != 0 and find_mount(mount_point) is not None:
         raise Unsupported(f"cannot unmount {mount_point}: {' '.join(done.stderr.split())}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from bucketry.bucket.interface import BytesLike
-from bucketry.disk.interface import Device, ExtentStatus
+from bucketry.disk.interface import Device, ExtentStatus, Unsaved
 from bucketry.errors import (
     BucketNotFound,
     BucketryError,
@@ -21,6 +21,7 @@ from bucketry.errors import (
     Denied,
     Invalid,
     ReadOnly,
+    TakenOver,
     Unavailable,
 )
 
@@ -31,8 +32,8 @@ T = TypeVar("T")
 _PAUSE_SECONDS = 1.0
 #: Reading: the bucket is away, or keeps us out until somebody renews the credentials.
 _PASSING = (Unavailable, Denied, BucketNotFound)
-#: Writing: whatever kept data from the bucket, the cache still has it, and these are not the data's fault.
-_LASTING = (Invalid, ReadOnly, Closed, Corrupt)
+#: Writing: whatever kept data from the bucket, the cache still has it, and waits. Only these will never pass.
+_LASTING = (Invalid, ReadOnly, Closed, Corrupt, TakenOver)
 
 
 class PatientDevice:
@@ -84,6 +85,12 @@ class PatientDevice:
 
     async def grow(self, size_bytes: int, *, force: bool = False) -> None:
         await self._below.grow(size_bytes, force=force)
+
+    async def unsaved(self) -> Unsaved:
+        return await self._below.unsaved()
+
+    async def wait_lost(self) -> BucketryError:
+        return await self._below.wait_lost()
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._insist(lambda: self._below.extents(offset, length), self._passes)

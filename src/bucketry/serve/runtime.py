@@ -33,6 +33,9 @@ class State:
     #: Where the disk is a file: the mount point itself, or a private directory.
     disk_directory: str
     log: str
+    #: Why the process ended though the disk is mounted still, when somebody else took the volume over; what
+    #: it said.
+    lost: str = ""
 
     @property
     def alive(self) -> bool:
@@ -128,6 +131,7 @@ class Claim:
     def __init__(self, files: Files, descriptor: int) -> None:
         self.files = files
         self._descriptor = descriptor
+        self._is_kept = False
 
     def write(self, state: State) -> None:
         """Say who serves. Readers see the whole of it or nothing."""
@@ -135,8 +139,17 @@ class Claim:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
 
+    def keep(self, state: State) -> None:
+        """What is mounted stays there when this process ends, and its state file says why: ``forget`` leaves
+        it."""
+        self.write(state)
+        self._is_kept = True
+
     def forget(self) -> None:
         """Give the mount point free: its files go, except the log."""
+        if self._is_kept:
+            self.close()
+            return
         self.files.socket.unlink(missing_ok=True)
         try:
             self.files.disk_directory.rmdir()
@@ -162,7 +175,7 @@ def claim(mount_point: str) -> Claim:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise Busy(f"{mount_point} is in use by another bucketry process") from error
+            raise Busy(_in_use(mount_point)) from error
         # Between open and lock the owner may have removed the file: then the lock is on nothing.
         if _is_same_file(descriptor, files.state):
             break
@@ -181,6 +194,16 @@ def claim(mount_point: str) -> Claim:
         os.close(descriptor)
         raise
     return Claim(files, descriptor)
+
+
+def _in_use(mount_point: str) -> str:
+    state = find_state(mount_point)
+    if state is None:
+        return f"{mount_point} is in use by another bucketry process"
+    return (
+        f"{mount_point} is in use by process {state.pid}, which serves {state.url} there; "
+        f"bucketry umount {mount_point} ends it"
+    )
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

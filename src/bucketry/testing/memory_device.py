@@ -1,12 +1,13 @@
 """A device in memory that waits and fails when told to."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Geometry
-from bucketry.disk.interface import ExtentStatus
-from bucketry.errors import Busy, Invalid, ReadOnly
+from bucketry.disk.interface import ExtentStatus, Unsaved
+from bucketry.errors import BucketryError, Busy, Invalid, ReadOnly
 
 #: Awaited before a waiting operation (its name, offset and length), which it may delay or, by raising, fail.
 Hook = Callable[[str, int, int], Awaitable[None]]
@@ -120,6 +121,13 @@ class MemoryDevice:
                     ExtentStatus(self._geometry.extent(span.block).offset + span.start, size, is_hole)
                 )
         return found
+
+    async def unsaved(self) -> Unsaved:
+        return Unsaved(0)
+
+    async def wait_lost(self) -> BucketryError:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody takes memory over")
 
     def statistics(self) -> Mapping[str, object]:
         return {"calls": dict(self.calls), "allocated_bytes": self.allocated_bytes}

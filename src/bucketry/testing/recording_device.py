@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bucketry.core.bytes_like import BytesLike
-from bucketry.disk.interface import Device, ExtentStatus
+from bucketry.disk.interface import Device, ExtentStatus, Unsaved
+from bucketry.errors import BucketryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class RecordingDevice:
 
     async def grow(self, size_bytes: int, *, force: bool = False) -> None:
         await self._below.grow(size_bytes, force=force)
+
+    async def unsaved(self) -> Unsaved:
+        return await self._below.unsaved()
+
+    async def wait_lost(self) -> BucketryError:
+        return await self._below.wait_lost()
 
     async def extents(self, offset: int, length: int) -> Sequence[ExtentStatus]:
         return await self._below.extents(offset, length)

@@ -5,6 +5,7 @@ where the device must be waited for, or raises: Refusal with the errno that POSI
 errors.
 """
 
+import asyncio
 import errno
 import os
 import time
@@ -61,6 +62,9 @@ class Operations:
         self._render_stats = render_stats
         self._next_handle = 1
         self.files: dict[int, FileHandle] = {}
+        #: Set while nobody has the disk's file open.
+        self.all_closed = asyncio.Event()
+        self.all_closed.set()
         self._snapshots: dict[int, bytes] = {}
         #: A common version was found; nothing may change it afterwards.
         self._started = False
@@ -205,6 +209,7 @@ class Operations:
             told = OpenFlag.DIRECT_IO | OpenFlag.NOFLUSH
         else:
             self.files[handle] = FileHandle(writable)
+            self.all_closed.clear()
             told = OpenFlag(0)
             if self._direct_io:
                 told |= OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES
@@ -221,6 +226,8 @@ class Operations:
             self._tree.stats_snapshot = next(reversed(self._snapshots.values()), None)
         elif self.files.pop(handle, None) is None:
             raise Refusal(errno.EBADF)
+        elif not self.files:
+            self.all_closed.set()
         return b""
 
     # Bytes

@@ -74,19 +74,39 @@ class FuseSession:
     async def unmount(self, *, lazy: bool = False) -> None:
         """Unmount, if it still is mounted; ``serve`` then ends by itself. Raises Busy while files are open.
         ``lazy``: take it out of sight at once; ``serve`` goes on until the last file is closed."""
-        if await asyncio.to_thread(self._is_mounted):
+        if await asyncio.to_thread(self.is_mounted):
             # In a thread: the kernel may write out pages of a mapping first, to us.
             await asyncio.to_thread(mounting.unmount, self._path, lazy=lazy, helper=self._helper)
         if self._connection is not None and not self._serving:
             self._connection.close()
 
-    def _is_mounted(self) -> bool:
+    def is_mounted(self) -> bool:
         """Whether what is on the mount point is ours. Somebody may have unmounted it and mounted something
-        else, even with the same device number: then it lives, though our connection has ended."""
+        else, even with the same device number: then it lives, though our connection has ended. Blocks: to be
+        called in a thread."""
         mount = find_mount(str(self._path))
         if mount is None or mount.device_number != self._device_number or self._connection is None:
             return False
         return not self._connection.ended or mounting.is_dead(self._path)
+
+    @property
+    def device_number(self) -> str | None:
+        """The filesystem's, ``MAJOR:MINOR``, as the mount table has it; None before ``mount``."""
+        return self._device_number
+
+    @property
+    def has_ended(self) -> bool:
+        """The kernel has ended the conversation: the filesystem is mounted nowhere, and nobody uses it."""
+        return self._connection is None or self._connection.ended
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody has the disk's file open."""
+        return bool(self._operations.files)
+
+    async def wait_closed(self) -> None:
+        """Return when nobody has the disk's file open."""
+        await self._operations.all_closed.wait()
 
     def invalidate(self) -> None:
         """Have the kernel forget the pages of the file that it holds."""
