@@ -145,7 +145,8 @@ def _is_over(pid: int) -> bool:
 
 def is_mounted(path: Path) -> bool:
     return any(
-        line.split(" ")[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        line.split(" ")[4] == str(path)
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     )
 
 

@@ -182,7 +182,10 @@ def _is_below(pid: int, keepers: set[int], parents: dict[int, int]) -> bool:
 
 
 def _mounts(directory: Path) -> set[str]:
-    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = (
+        line.split()[4]
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    )
     return {f"mount {point}" for point in mounts if Path(point).is_relative_to(directory)}
 
 

@@ -384,7 +384,7 @@ def test_systemd_is_told(cli: CommandLine, disk: str, directory: Path, tmp_path:
 def test_a_filesystem_from_beginning_to_end(cli: CommandLine, disk: str, directory: Path) -> None:
     """mount makes it when the disk is new, refuses to go while it is in use, and shows the same again."""
     cli.ok("mount", disk, directory, "--mkfs", "ext4", "-o", "noatime")
-    assert "noatime" in Path("/proc/self/mounts").read_text()
+    assert "noatime" in Path("/proc/self/mounts").read_text(errors="surrogateescape")
     (directory / "name").write_text("content")
     with (directory / "name").open():
         assert "in use" in cli.fails(5, "umount", directory)
