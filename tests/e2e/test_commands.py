@@ -278,7 +278,7 @@ def test_umount_waits_no_longer_than_told(cli: CommandLine, disk: str, directory
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "written\n"
-        assert "time was over" in cli.fails(6, "umount", directory, "--timeout", "0.1")
+        assert "the time is over" in cli.fails(6, "umount", directory, "--timeout", "0.1")
         assert is_mounted(directory)
     cli.ok("umount", directory)
 
