@@ -2,14 +2,16 @@
 
 PYTHON ?= python3
 AZURITE_VERSION := 3.35.0
+MINISTACK_VERSION := 1.5.33
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --retries 10 --timeout 60
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --retries 10 --timeout 60
+PIP := $(BIN)/python $(PIP_INSTALL)
 # mkfs and losetup live there, where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin:/sbin
-# pytest rewrites what it imports; two sessions side by side must not fight for the same cache files.
-export PYTHONDONTWRITEBYTECODE := 1
+# Compiled once: every test worker imports all tests, and every command that a test runs all of src.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
@@ -34,6 +36,12 @@ $(VENV)/stamp-check: $(VENV)/stamp-run
 		--fetch-retries=5 --fetch-timeout=60000 azurite@$(AZURITE_VERSION)
 	@touch $@
 
+# An environment of its own: it is pinned to a botocore that is older than ours.
+.cache/ministack/stamp-$(MINISTACK_VERSION): $(VENV)/stamp-run
+	$(BIN)/python -m venv --clear .cache/ministack
+	.cache/ministack/bin/python $(PIP_INSTALL) ministack==$(MINISTACK_VERSION)
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/stamp-check ## the virtual environment, with what developers need
 
@@ -44,8 +52,11 @@ system-packages: ## Debian packages that the tests need (as root; otherwise says
 .PHONY: azurite
 azurite: .cache/azurite/stamp-$(AZURITE_VERSION) ## the Azure emulator, for the tests
 
+.PHONY: ministack
+ministack: .cache/ministack/stamp-$(MINISTACK_VERSION) ## MiniStack, an emulator of S3, for the tests
+
 .PHONY: wiredtiger
-wiredtiger: $(VENV)/stamp-check system-packages ## WiredTiger, for the tests: ten minutes, once for each machine
+wiredtiger: $(VENV)/stamp-check system-packages ## WiredTiger, for the tests: ten minutes, once for each version and machine
 	@nice $(BIN)/python tests/wiredtiger_bridge/wheel.py
 
 # --- use ----------------------------------------------------------------------------------------------------
@@ -77,15 +88,24 @@ format: $(VENV)/stamp-check ## format the code and mend what can be mended by ru
 
 # --- all tests ----------------------------------------------------------------------------------------------
 
+# Tests of servers and mounts wait half of their time: more workers than processors.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 2 )))
+# The order is that of tests/conftest.py, long ones first, handed out a few at a time. WiredTiger is built beside
+# them, when it has to be; the tests that need it are told when it is there.
+define run-all-tests
+	@$(MAKE) --no-print-directory azurite ministack
+	@$(MAKE) --no-print-directory wiredtiger & build=$$!; status=0; \
+		$(BIN)/pytest --numprocesses=$(WORKERS) --dist=load --maxschedchunk=4 $(1) || status=$$?; \
+		wait $$build || { echo 'WiredTiger was not built: see above'; status=1; }; exit $$status
+endef
+
 .PHONY: test
-test: $(VENV)/stamp-check system-packages ## everything, with real servers and mounts: 20 minutes and, once, 10 to build WiredTiger
-	@$(MAKE) --no-print-directory azurite wiredtiger
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/stamp-check system-packages ## everything, with real servers and mounts: 15 minutes and, once, 10 to build WiredTiger
+	$(call run-all-tests,$(ARGS))
 
 .PHONY: test-full
 test-full: $(VENV)/stamp-check system-packages ## the same with many more random examples
-	@$(MAKE) --no-print-directory azurite wiredtiger
-	$(BIN)/pytest --hypothesis-profile=full $(ARGS)
+	$(call run-all-tests,--hypothesis-profile=full $(ARGS))
 
 # How often the serving process is killed.
 ROUNDS ?= 200

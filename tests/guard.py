@@ -1,8 +1,9 @@
 """The guard round every test: nothing is left behind, and no warning is logged that was not announced.
 
 Left behind means: an asyncio task, a thread, a process, a mount, a loop device, an open /dev/fuse, or a
-file in the temporary directory. Each session has a temporary directory of its own, so that sessions side
-by side do not see each other's leaks. What belongs to the session, a server above all, is no leak.
+file in the temporary directory. Each session has a temporary directory of its own, so that sessions and
+test workers side by side do not see each other's leaks. What belongs to the session, a server above all, is
+no leak.
 
 ``@pytest.mark.logs("pattern", …)`` announces log records of level WARNING and above: each pattern must be
 found in one, and each such record must contain one of the patterns. With ``required=False`` they may appear.

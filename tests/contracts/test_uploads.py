@@ -98,16 +98,14 @@ class TestOwnServerWithFaults(OnOwnServerWithFaults, UploadContract):
 class TestSeaweed(OnSeaweed, UploadContract):
     """A real server, written in Go."""
 
-    async def test_one_of_many_completes(self, open_bucket: OpenBucket, bucket: Bucket) -> None:
-        """Not here: SeaweedFS 4.48 looks whether the key is free and makes the object in two steps, so that
-        of those who complete within the same milliseconds several are told that they did."""
-        pytest.skip("SeaweedFS completes conditionally, but not atomically")
+    completes_atomically = False
 
 
 @pytest.mark.system
 class TestMoto(OnMoto, UploadContract):
     """A server for tests, written in Python."""
 
+    completes_atomically = False
     gaps: ClassVar[Mapping[str, str]] = {
         "test_uploads_have_times": "moto says that every upload began in 2010",
         "test_abort": "moto answers 500 to who completes an aborted upload",

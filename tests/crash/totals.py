@@ -1,6 +1,12 @@
-"""What all the crashes of a run came to."""
+"""What all the crashes of a run came to: counted by each test worker, told at the end."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import pytest
+
+#: How xdist's workers hand theirs to the process that started them.
+_KEY = "bucketry_crash_totals"
 
 
 @dataclass
@@ -10,3 +16,40 @@ class Totals:
     rounds: int = 0
     acknowledged: int = 0
     checked: int = 0
+
+    def add(self, rounds: int, acknowledged: int, checked: int) -> None:
+        self.rounds += rounds
+        self.acknowledged += acknowledged
+        self.checked += checked
+
+
+_TOTALS = pytest.StashKey[Totals]()
+
+
+@pytest.fixture
+def crash_totals(request: pytest.FixtureRequest) -> Totals:
+    """Counted over the whole run, and told at its end."""
+    return request.config.stash.setdefault(_TOTALS, Totals())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and (totals := session.config.stash.get(_TOTALS, None)) is not None:
+        output[_KEY] = astuple(totals)
+
+
+# xdist's, when it is there.
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that crashed hands over nothing.
+    if (counts := getattr(node, "workeroutput", {}).get(_KEY)) is not None:
+        node.config.stash.setdefault(_TOTALS, Totals()).add(*counts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    totals = config.stash.get(_TOTALS, None)
+    if totals is not None:
+        terminalreporter.write_line(
+            f"crashes: {totals.rounds} kills, {totals.acknowledged} fsyncs acknowledged before them, "
+            f"{totals.checked} sectors and files compared"
+        )

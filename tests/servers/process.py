@@ -1,6 +1,7 @@
 """A server as a child process: started, waited for, killed, and never left behind."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,11 @@ wait "$child"
 READY_SECONDS_MAX = 90.0
 _POLL_SECONDS = 0.05
 
+#: Below those that the kernel gives to clients (from 32768), twins included: no client takes a
+#: port between two starts of its server. Twins are 10,000 higher, and nobody's first port.
+_PORTS = range(10_000, 20_000)
+_reservations: dict[int, socket.socket] = {}
+
 #: Keepers that are running now, for the leak guard: they belong to the session, not to a test.
 running: set[int] = set()
 
@@ -39,21 +45,46 @@ def find_program(name: str, install: str) -> str:
 
 
 def free_ports(count: int, *, twin_distance: int = 0) -> list[int]:
-    """``count`` ports that nobody listens on; with ``twin_distance``, nor on the ports so far above them."""
+    """``count`` ports that nobody listens on; with ``twin_distance``, nor on the ports so far above them.
+
+    They stay reserved among all processes that ask here, until ``release_ports`` or the end of this process:
+    test workers start their servers side by side, and a server binds its port only after this has returned.
+    Raises ServerError when none is left."""
     ports: list[int] = []
-    while len(ports) < count:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            if twin_distance:
-                try:
-                    second.bind(("127.0.0.1", port + twin_distance))
-                except (OSError, OverflowError):
-                    # The twin is taken, or beyond 65535: another one. The kernel offers others, so this ends.
-                    continue
-            if port not in ports:
-                ports.append(port)
-    return ports
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        twins = (port, port + twin_distance) if twin_distance else (port,)
+        if all(map(_is_free, twins)) and _reserve(port):
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise ServerError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
+
+
+def release_ports(*ports: int) -> None:
+    """Others may have these ports of ``free_ports`` again."""
+    for port in ports:
+        _reservations.pop(port).close()
+
+
+def _reserve(port: int) -> bool:
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        # A name without a file, which the kernel forgets with its process.
+        reservation.bind(f"\0bucketry-tests/{port}")
+    except OSError:
+        reservation.close()
+        return False
+    _reservations[port] = reservation
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class ServerProcess:

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from servers.process import free_ports, release_ports
+
 _CHUNK_BYTES = 256 * 1024
 #: Close with a reset and forget what was not sent yet, as a server that dies does.
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -26,8 +28,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         #: No connection outlives its first request.
         self._cuts_all = False
-        #: 0 until the first start; the same ever after.
-        self.port = 0
+        (self.port,) = free_ports(1)
         #: Connections taken since the start.
         self.connection_count = 0
         #: Bytes that clients sent to the server, and the other way.
@@ -75,6 +76,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        release_ports(self.port)
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -84,7 +86,6 @@ class Proxy:
             self._listener = await asyncio.start_server(
                 self._serve, "127.0.0.1", self.port, reuse_address=True, limit=_CHUNK_BYTES
             )
-            self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         if self._listener is not None:

@@ -1,5 +1,6 @@
 """WiredTiger as it was built for the tests, and databases on it."""
 
+import faulthandler
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,24 +11,28 @@ from wiredtiger_bridge import wheel
 from wiredtiger_bridge.at_work import Databases
 
 
-def _built(kind: str) -> Path:
-    """Where it is. `make test` builds it before: building takes longer than any test may."""
-    directory = wheel.module_directory(kind)
-    if not directory.exists() or not wheel.source_directory().exists():
-        pytest.fail("WiredTiger is not built: make wiredtiger", pytrace=False)
-    return directory
+@pytest.fixture(scope="session")
+def builds() -> dict[str, Path]:
+    """Each kind of build, and where it is. `make test` builds them beside the tests; this waits until they
+    are there, and builds them itself when nobody does."""
+    # Building takes longer than any test may; the guard's own limit begins after this.
+    faulthandler.cancel_dump_traceback_later()
+    try:
+        return {kind: wheel.ensure(kind) for kind in wheel.KINDS}
+    except wheel.BuildError as error:
+        pytest.fail(f"WiredTiger could not be built: {error}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
-def debug_build() -> Path:
+def debug_build(builds: dict[str, Path]) -> Path:
     """With all of WiredTiger's assertions; a panic aborts."""
-    return _built("debug")
+    return builds["debug"]
 
 
 @pytest.fixture(scope="session")
-def release_build() -> Path:
+def release_build(builds: dict[str, Path]) -> Path:
     """As an application has it; a panic is an error."""
-    return _built("release")
+    return builds["release"]
 
 
 @pytest.fixture(scope="session")

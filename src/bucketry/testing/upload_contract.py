@@ -55,6 +55,9 @@ class UploadContract(BucketFixtures):
 
     #: Answers to the begin of an upload get lost here: there may be uploads that nobody knows.
     may_leave_uploads: ClassVar[bool] = False
+    #: SeaweedFS 4.48 and moto 5.2 look whether the key is free and make the object in two steps: of those who
+    #: complete within the same milliseconds several are told that they did.
+    completes_atomically: ClassVar[bool] = True
 
     async def _uploads(self, bucket: Bucket, known: Iterable[str] = (), prefix: str = "") -> list[OpenUpload]:
         """The open uploads; of those that may have been left, only the known ones."""
@@ -282,7 +285,7 @@ class UploadContract(BucketFixtures):
             assert bytes((await bucket.get("key")).data) == expected
 
     async def test_one_of_many_completes(self, open_bucket: OpenBucket, bucket: Bucket) -> None:
-        """Of many that complete uploads of one key with IfAbsent at once, one succeeds."""
+        """Of many that complete uploads of one key with IfAbsent at once, one succeeds and stays."""
         if not bucket.upload_limits.parts_max:
             return
         size = _part_size(bucket)
@@ -299,7 +302,8 @@ class UploadContract(BucketFixtures):
         async with opened(open_bucket, _COMPETITORS) as buckets:
             results = await asyncio.gather(*map(make, buckets, letters), return_exceptions=True)
         winners = [letter for letter, result in zip(letters, results, strict=True) if isinstance(result, str)]
-        assert [bytes((await bucket.get("race")).data)] == winners
+        assert bytes((await bucket.get("race")).data) in winners
+        assert len(winners) == 1 or not self.completes_atomically
         losers = [result for result in results if not isinstance(result, str)]
         assert all(isinstance(result, AlreadyExists) for result in losers), losers
         assert await self._uploads(bucket) == []

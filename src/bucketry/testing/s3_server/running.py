@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -31,6 +32,7 @@ class RunningServer:
         self.control_port = 0
         self._listener: asyncio.Server | None = None
         self._control_listener: asyncio.Server | None = None
+        self._port_holder: socket.socket | None = None
         self._connections: set[Connection] = set()
         self._control_connections: set[Connection] = set()
         self._commands: Mapping[str, Callable[..., Json]] = {  # coroutine functions among them
@@ -67,6 +69,7 @@ class RunningServer:
         for listener in (self._listener, self._control_listener):
             if listener is not None:
                 listener.close()
+        self._release_port()
         for connection in [*self._connections, *self._control_connections]:
             connection.abort()
         # Each takes itself off the list in the loop's next turn.
@@ -127,6 +130,10 @@ class RunningServer:
         assert self._listener is not None
         self._listener.close()
         self._listener = None
+        # Bound and not listening: connections are refused, and nobody else gets the port meanwhile.
+        self._port_holder = socket.socket()
+        self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port_holder.bind((LOOPBACK, self.port))
         self._abort_connections()
 
     async def _end_outage(self) -> None:
@@ -135,6 +142,12 @@ class RunningServer:
             self._abort_connections()
         if self._listener is None:
             self._listener, _ = await self._listen_for_requests(self.port)
+            self._release_port()
+
+    def _release_port(self) -> None:
+        if self._port_holder is not None:
+            self._port_holder.close()
+            self._port_holder = None
 
     async def _listen_for_requests(self, port: int) -> tuple[asyncio.Server, int]:
         return await _listen(
