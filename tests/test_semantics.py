@@ -124,6 +124,8 @@ HELD_BY = {
     "A file in the bucket is never replaced": [
         "files/test_upload.py::test_the_same_content_again_is_success_and_another_is_not",
         "files/test_upload.py::test_of_sixteen_that_upload_different_things_one_wins",
+        "files/test_upload_conditions.py::test_a_file_is_not_replaced",
+        "e2e/test_stores.py::test_files",
     ],
     "A flush says “no such file”": [
         "files/test_upload_real.py::test_a_missing_bucket_is_no_missing_file",

@@ -143,7 +143,7 @@ async def test_force_takes_it_at_once() -> None:
     await two.release()
 
 
-@pytest.mark.logs("knows no conditional put")
+@pytest.mark.logs("does not keep to the condition of a put")
 @pytest.mark.parametrize("refuses", [False, True])
 @on_virtual_time
 async def test_a_store_without_conditions_is_noticed(refuses: bool) -> None:

@@ -515,7 +515,7 @@ class Unconditional(MemoryBucket):
         return await super().put(key, data, attributes=attributes)
 
 
-@pytest.mark.logs("does not put on condition")
+@pytest.mark.logs("does not keep to the condition that a name is free")
 def test_a_store_without_conditional_puts_is_looked_at(small: Path, tmp_path: Path) -> None:
     """What is there is found before, and what replaced ours right after; the same content is success."""
     (tmp_path / "other").write_bytes(OTHER[:100])

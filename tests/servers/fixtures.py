@@ -1,4 +1,4 @@
-"""One server of each kind for the whole session, started when the first test asks for it."""
+"""One server of each kind for each test worker, started when its first test asks for it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +8,11 @@ import pytest
 
 from servers.azurite import Azurite
 from servers.gcs import Gcs
+from servers.ministack import Ministack
 from servers.moto import Moto
 from servers.process import ServerError
 from servers.proxy import Proxy
+from servers.rclone import Rclone
 from servers.seaweed import Seaweed
 
 
@@ -45,6 +47,18 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
     """moto's S3 server."""
     yield from _serve(Moto, tmp_path_factory.mktemp("moto"))
+
+
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
+    """MiniStack's S3."""
+    yield from _serve(Ministack, tmp_path_factory.mktemp("ministack"))
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
+    """rclone's S3 server, which ignores conditions."""
+    yield from _serve(Rclone, tmp_path_factory.mktemp("rclone"))
 
 
 @pytest.fixture(scope="session")

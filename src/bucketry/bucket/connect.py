@@ -31,7 +31,7 @@ from bucketry.bucket.objects import DIALECTS, ObjectsBucket, Store
 from bucketry.bucket.parts import S3_LIMITS
 from bucketry.bucket.renewal import Renewed, Shared
 from bucketry.bucket.s3_uploads import WHY_NOT_INSTALLED, S3Place, S3Uploads
-from bucketry.bucket.way import describe_way
+from bucketry.bucket.way import describe_way, is_amazons
 from bucketry.errors import Invalid, Unsupported
 from bucketry.settings import BucketSettings
 
@@ -89,6 +89,8 @@ def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
     else:
         assert isinstance(settings.shared, Shared)
         clients = settings.shared.get(location.bucket_url, make_clients)
+    # Amazon's S3 keeps to conditions, others that speak it may not.
+    may_ignore_conditions = location.scheme == "s3" and not is_amazons(clients.way)
     if limits is S3_LIMITS:
         make_uploads = partial(S3Uploads, location.bucket_url, clients.way)
     return ObjectsBucket(
@@ -97,6 +99,7 @@ def connect(settings: BucketSettings, *, fence: Fence | None = None) -> Bucket:
         dialect=DIALECTS[location.scheme],
         threads_count_max=threads_count_max,
         upload_limits=limits,
+        keeps_conditions=None if may_ignore_conditions else True,
         make_uploads=make_uploads,
         put_attributes={"Storage-Class": settings.storage_class} if settings.storage_class else {},
         put_tags=dict(settings.tags),

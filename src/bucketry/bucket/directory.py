@@ -42,6 +42,7 @@ from bucketry.bucket.interface import (
     ByteRange,
     BytesLike,
     Condition,
+    Conditions,
     Entry,
     IfAbsent,
     IfMatch,
@@ -107,6 +108,7 @@ class DirectoryBucket:
         self._root = str(directory)
         self._url = f"file://{directory}"
         self._threads = Threads(self._url, threads_count_max)
+        self._conditions = Conditions(kept=True)
         self._is_swept = False
 
     @property
@@ -153,6 +155,10 @@ class DirectoryBucket:
         finally:
             # It holds directories open.
             entries.close()
+
+    @property
+    def conditions(self) -> Conditions:
+        return self._conditions
 
     @property
     def upload_limits(self) -> UploadLimits:

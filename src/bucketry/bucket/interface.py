@@ -124,6 +124,17 @@ class IfMatch:
 Condition: TypeAlias = IfAbsent | IfMatch | None
 
 
+@dataclass(slots=True)
+class Conditions:
+    """What is known of the conditional puts of a bucket; all that wrap it share this."""
+
+    #: Whether the store keeps to IfAbsent. None: not known yet; ``bucket/conditions.py`` finds out.
+    kept: bool | None
+    #: Whether stores of this kind differ in the conditions that they keep.
+    differ: bool = False
+    has_warned: bool = False
+
+
 class Bucket(Protocol):
     """Objects in a store. Every method raises a BucketryError, or is cancelled, or has done what it says.
 
@@ -133,6 +144,11 @@ class Bucket(Protocol):
     @property
     def url(self) -> str:
         """The bucket's URL without secrets, for messages."""
+        ...
+
+    @property
+    def conditions(self) -> Conditions:
+        """What is known of the store's conditional puts."""
         ...
 
     async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:

@@ -14,6 +14,7 @@ from bucketry.bucket.interface import (
     ByteRange,
     BytesLike,
     Condition,
+    Conditions,
     Entry,
     IfAbsent,
     IfMatch,
@@ -81,6 +82,7 @@ class MemoryBucket:
         self._store = MemoryStore() if store is None else store
         self._url = url
         self._page_count_max = page_count_max
+        self._conditions = Conditions(kept=True)
         self._is_closed = False
 
     @property
@@ -158,6 +160,10 @@ class MemoryBucket:
             found = (self._store.objects.get(key) for key in keys[start : start + self._page_count_max])
             if page := [Entry(info.key, info.size_bytes, info.etag) for info, _ in filter(None, found)]:
                 yield page
+
+    @property
+    def conditions(self) -> Conditions:
+        return self._conditions
 
     @property
     def upload_limits(self) -> UploadLimits:

@@ -22,6 +22,7 @@ from bucketry.bucket.interface import (
     ByteRange,
     BytesLike,
     Condition,
+    Conditions,
     Entry,
     IfAbsent,
     IfMatch,
@@ -110,7 +111,8 @@ class ObjectsBucket:
     changed. ``put_attributes`` go with every put, by the client's
     names (Storage-Class), and so do ``put_tags``. ``make_uploads`` is given what tells whether an object
     exists, and makes what uploads in parts; None where there are none, which ``upload_limits`` then say.
-    ``fence`` is asked right before every change is sent.
+    ``keeps_conditions``: None where stores of this kind differ. ``fence`` is asked right before every change
+    is sent.
 
     A request that is refused for its credentials is sent once more with new ones, when there are. Otherwise
     it is CredentialsRefused, if they were good before, and Denied. Without an answer it is Unreachable until
@@ -124,6 +126,7 @@ class ObjectsBucket:
         dialect: Dialect,
         threads_count_max: int,
         upload_limits: UploadLimits,
+        keeps_conditions: bool | None,
         make_uploads: Callable[[Callable[[str], bool]], S3Uploads] | None = None,
         put_attributes: Mapping[str, str] = MappingProxyType({}),
         put_tags: Mapping[str, str] = MappingProxyType({}),
@@ -138,6 +141,7 @@ class ObjectsBucket:
         self._put_tags = dict(put_tags) or None
         self._threads = Threads(url, threads_count_max)
         self._upload_limits = upload_limits
+        self._conditions = Conditions(keeps_conditions, differ=keeps_conditions is None)
         self._uploads = None if make_uploads is None else make_uploads(self._exists)
 
     @property
@@ -168,7 +172,12 @@ class ObjectsBucket:
         priority: Priority = Priority.UPLOAD,
     ) -> str:
         check_key(key)
-        return await self._threads.run(self._ask, self._put, key, data, attributes, condition)
+        try:
+            return await self._threads.run(self._ask, self._put, key, data, attributes, condition)
+        except AlreadyExists:
+            if self._conditions.kept is None:
+                self._conditions.kept = True
+            raise
 
     async def delete(self, key: str, *, priority: Priority = Priority.UPLOAD) -> None:
         check_key(key)
@@ -207,6 +216,10 @@ class ObjectsBucket:
                 yield page
             if _is_past(found[-1]["path"], prefix):
                 return
+
+    @property
+    def conditions(self) -> Conditions:
+        return self._conditions
 
     @property
     def upload_limits(self) -> UploadLimits:

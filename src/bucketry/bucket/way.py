@@ -17,6 +17,12 @@ def describe_way(endpoint: str, environment: Mapping[str, str]) -> str:
     )
 
 
+def is_amazons(way: str) -> bool:
+    """Whether the endpoint in such a description is one of Amazon's S3."""
+    host = urlsplit(way.split()[1]).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
 def without_secrets(url: str) -> str:
     """A URL without user, password, query and fragment. What is no URL shows nothing."""
     try:

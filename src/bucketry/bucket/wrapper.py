@@ -11,6 +11,7 @@ from bucketry.bucket.interface import (
     Bucket,
     ByteRange,
     Condition,
+    Conditions,
     Entry,
     Object,
     ObjectInfo,
@@ -32,6 +33,10 @@ class BucketWrapper:
     @property
     def url(self) -> str:
         return self._below.url
+
+    @property
+    def conditions(self) -> Conditions:
+        return self._below.conditions
 
     async def head(self, key: str, *, priority: Priority = Priority.READ) -> ObjectInfo:
         return await self._below.head(key, priority=priority)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from bucketry.bucket.conditions import warn_once
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
 from bucketry.core import lease as rules
 from bucketry.core.journal import Passed
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 #: Whoever waits at a terminal should know what for: the command line shows what this logger is told.
 _notices = logging.getLogger("bucketry.notices")
 
+#: Of no object: stores make theirs of digests and numbers.
+_NO_ETAG = '"bucketry-no-such-etag"'
 _ATTRIBUTES = Attributes(content_type="application/json")
 #: While another's lease is watched, it is looked at so often.
 _LOOK_SECONDS = 5.0
@@ -261,19 +264,35 @@ class LeaseKeeper:
         return True
 
     async def probe(self) -> None:
-        """Find out whether the store really keeps conditions: a put that must be refused."""
+        """Find out whether the store really keeps conditions: puts that must be refused."""
         async with self._lock:
             if self._conditional:
-                assert self._lease is not None
-                try:
-                    self._etag = await self._put(self._lease, IfAbsent())
-                except (AlreadyExists, PreconditionFailed):
-                    return
-                self._conditional = False
-        _log.warning(
-            "%s knows no conditional put: nobody can be kept from taking the volume at the same moment",
+                conditions = self._bucket.conditions
+                conditions.kept = await self._refuses(IfAbsent())
+                self._conditional = conditions.kept
+                if self._conditional and conditions.differ:
+                    # A store may keep the one and not the other.
+                    self._conditional = await self._refuses(IfMatch(_NO_ETAG))
+            if self._conditional:
+                return
+        warn_once(
+            self._bucket.conditions,
+            "%s does not keep to the condition of a put (If-None-Match, If-Match): of two hosts that attach "
+            "one volume at the same moment both may write to it, for up to %.0f s",
             self._bucket.url,
+            rules.RENEW_SECONDS,
         )
+
+    async def _refuses(self, condition: Condition) -> bool:
+        """Whether a put that does not meet ``condition`` is refused; it would change nothing."""
+        assert self._lease is not None
+        try:
+            self._etag = await self._put(self._lease, condition)
+        except (AlreadyExists, PreconditionFailed):
+            return True
+        except Unsupported:
+            pass
+        return False
 
     async def _put(self, lease: Lease, condition: Condition) -> str:
         return await self._bucket.put(

@@ -37,6 +37,7 @@ from typing import Any, TypeVar
 
 import google_crc32c
 
+from bucketry.bucket.conditions import find_out, find_out_beside, warn_once
 from bucketry.bucket.interface import Attributes, Bucket, ByteRange, IfAbsent, ObjectInfo, Part
 from bucketry.codec.offload import Offload
 from bucketry.core.pieces import PIECES_METADATA, Pieces, PieceSummer, decode, encode
@@ -63,6 +64,9 @@ _log = logging.getLogger(__name__)
 
 #: Somebody may end our upload, or remove the object that was in our way: we begin anew, so often.
 _ATTEMPTS_MAX = 5
+#: So large a file is put twice to see whether the store keeps conditions: that takes hardly longer than a
+#: request without a body. For a larger one an object of no bytes beside it tells.
+_PROBE_BYTES_MAX = 1 << 20
 #: How long an upload that failed or was cancelled is waited for to be aborted. Its record stays otherwise.
 _ABORT_SECONDS = 10.0
 #: A part that was under way may arrive after the upload was aborted: then it is aborted again.
@@ -205,15 +209,12 @@ async def _upload_whole(
     summed = await offload(lambda: _sum(file, plan, attributes, data))
     for _ in range(_ATTEMPTS_MAX):
         try:
-            etag = await bucket.put(
-                key, data, attributes=summed.attributes, condition=IfAbsent(), priority=priority
-            )
+            etag = await _put_where_absent(bucket, key, data, summed, priority)
         except AlreadyExists:
-            etag = None
-        except Unsupported:
-            # Perhaps it is the condition that the store does not know. What it is else, the second put says.
-            etag = await _put_after_looking(bucket, key, data, summed, priority)
-        if etag is not None:
+            pass
+        else:
+            if bucket.conditions.kept is False:
+                etag = await _etag_of_ours(bucket, key, etag, file, summed, offload)
             return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
         try:
             found = await _find_same(bucket, key, file, summed, offload)
@@ -225,24 +226,69 @@ async def _upload_whole(
     raise Unavailable(f"{bucket.url}: object {key} comes and goes while it is uploaded")
 
 
-async def _put_after_looking(
+async def _put_where_absent(
     bucket: Bucket, key: str, data: bytes, summed: _Summed, priority: Priority
-) -> str | None:
-    """For stores without conditional puts: look, put, look again. None when an object is there that is not
-    the one that was put here."""
-    with suppress(_AbsentError):
-        await _look(bucket, key)
-        return None
-    etag = await bucket.put(key, data, attributes=summed.attributes, priority=priority)
-    _log.warning(
-        "%s does not put on condition that a key is free: of two who put the same key at the same moment "
-        "both may be told that they did",
+) -> str:
+    """Put the object, and return its ETag. Raises AlreadyExists.
+
+    A store that keeps conditions says itself what is there. Where it does not, or nobody knows yet, that is
+    looked at before; where it does not, the caller looks once more after."""
+    conditions = bucket.conditions
+    if conditions.kept is None and len(data) > _PROBE_BYTES_MAX:
+        await find_out_beside(bucket, key, priority)
+    if conditions.kept is not True:
+        try:
+            await _look(bucket, key)
+        except _AbsentError:
+            pass
+        except Denied:
+            # Who may only write cannot look, and relies on the condition.
+            if conditions.kept is None:
+                await find_out_beside(bucket, key, priority)
+            if conditions.kept is False:
+                raise
+        else:
+            raise AlreadyExists(f"{bucket.url}: object {key} exists")
+    condition = IfAbsent() if conditions.kept is not False else None
+    try:
+        etag = await bucket.put(
+            key, data, attributes=summed.attributes, condition=condition, priority=priority
+        )
+    except Unsupported:
+        # Perhaps it is the condition that the store does not know. What it is else, the second put says.
+        if condition is None:
+            raise
+        conditions.kept = False
+        return await _put_where_absent(bucket, key, data, summed, priority)
+    if conditions.kept is None:
+        await find_out(bucket, key, data, summed.attributes, priority)
+    if conditions.kept is False:
+        _warn(bucket)
+    return etag
+
+
+async def _etag_of_ours(
+    bucket: Bucket, key: str, etag: str, file: LocalFile, summed: _Summed, offload: Offload
+) -> str:
+    """For stores that do not keep conditions: what is there after our put or completion, which gave ``etag``,
+    is ours or equal. Raises AlreadyExists otherwise."""
+    try:
+        if (await _look(bucket, key)).etag != etag:
+            # Replaced, or a store that names an object otherwise once it is made.
+            found = await _find_same(bucket, key, file, summed, offload)
+            return etag if found is None else found.etag
+    except _AbsentError:
+        pass
+    return etag
+
+
+def _warn(bucket: Bucket) -> None:
+    warn_once(
+        bucket.conditions,
+        "%s does not keep to the condition that a name is free (If-None-Match): bucketry looks before and "
+        "after each put, but of two who put one name at the same moment both may be told that they did",
         bucket.url,
     )
-    with suppress(_AbsentError):
-        if (await _look(bucket, key)).etag == etag:
-            return etag
-    return None
 
 
 async def _forget_left(
@@ -423,6 +469,11 @@ class _LargeUpload:
 
     async def _complete(self, summed: _Summed, upload_id: str, parts: list[Part]) -> Uploaded:
         await self._offload(self._file.check_unchanged)
+        if self._bucket.conditions.kept is None:
+            # Only to be able to say so: here it is looked before and after in any case.
+            await find_out_beside(self._bucket, self._key, self._priority)
+        if self._bucket.conditions.kept is False:
+            _warn(self._bucket)
         # For stores that take no notice of the condition.
         with suppress(_AbsentError, Denied):
             await _look(self._bucket, self._key)
@@ -446,13 +497,17 @@ class _LargeUpload:
                 f"{self._bucket.url}: object {self._key} has {info.size_bytes} bytes after an upload of "
                 f"{summed.plan.size_bytes}"
             )
-        _log.warning(
-            "%s: object %s was replaced while it was made: this store does not keep to the condition of "
-            "completions",
-            self._bucket.url,
-            self._key,
-        )
-        raise AlreadyExists(f"{self._bucket.url}: object {self._key} exists")
+        try:
+            etag = await _etag_of_ours(self._bucket, self._key, etag, self._file, summed, self._offload)
+        except AlreadyExists:
+            _log.warning(
+                "%s: object %s was replaced while it was made: this store does not keep to the condition of "
+                "completions",
+                self._bucket.url,
+                self._key,
+            )
+            raise
+        return Uploaded(etag, summed.plan.size_bytes, summed.pieces, was_there=False)
 
     async def _abort(self, upload_id: str) -> bool:
         """After a failure or a cancellation: leave no parts behind, but hold up nobody for long. Whether it
