@@ -1,10 +1,16 @@
 """Passwords come by file, descriptor, environment or prompt."""
 
 import os
+import pty
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bucketry.cli import secrets
+from bucketry.cli.main import run_command
 from bucketry.cli.options import Volume
 from bucketry.cli.secrets import given_password, new_password, with_password
 from bucketry.errors import Invalid, WrongPassword
@@ -98,7 +104,7 @@ def test_who_has_no_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_terminal_is_asked_once_when_the_volume_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only when none was given, and the answer is used."""
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("click.prompt", lambda *args, **options: "typed")
+    monkeypatch.setattr(secrets, "_ask", lambda question: Secret("typed"))
     tried: list[Secret | None] = []
 
     def attempt(password: Secret | None) -> str:
@@ -113,3 +119,72 @@ def test_the_terminal_is_asked_once_when_the_volume_needs_it(monkeypatch: pytest
     with pytest.raises(WrongPassword):
         with_password(volume(), lambda password: attempt(None))
     assert len(tried) == 3
+
+
+class Terminal:
+    """A command at a terminal of its own, in a session of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._own, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bucketry", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            # What a login does: the terminal becomes this session's own.
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+        )
+        os.close(theirs)
+        self.seen = b""
+
+    def wait_for(self, words: bytes) -> None:
+        while words not in self.seen:
+            assert select.select([self._own], [], [], 60)[0], self.seen
+            self.seen += os.read(self._own, 4096)
+
+    def answer(self, question: bytes, typed: bytes) -> None:
+        self.wait_for(question)
+        self.seen = b""
+        os.write(self._own, typed)
+
+    def end(self) -> int:
+        code = self.process.wait(60)
+        while select.select([self._own], [], [], 0)[0]:
+            try:
+                self.seen += os.read(self._own, 4096)
+            except OSError:
+                break
+        os.close(self._own)
+        return code
+
+
+def test_a_typed_password_is_its_bytes(tmp_path: Path) -> None:
+    """As in a file, also those that are no UTF-8; not shown, and asked for again when the two differ."""
+    password = b"na\xefve \xe6\x9d\xb1"
+    (tmp_path / "file").write_bytes(password + b"\n")
+    url = f"file://{tmp_path}/bucket"
+    making = Terminal("create", url, "--size", "1M", "--encrypt")
+    making.answer(b"New password: ", password + b"\n")
+    making.answer(b"confirmation: ", b"something else\n")
+    making.answer(b"New password: ", password + b"\n")
+    making.answer(b"confirmation: ", password + b"\n")
+    making.wait_for(b"AES-256-CBC")
+    assert b"na" not in making.seen.split(b"created")[0]
+    assert making.end() == 0
+    opening = Terminal("check", url)
+    opening.answer(b"Password: ", password + b"\n")
+    opening.wait_for(b"all is well")
+    assert opening.end() == 0
+    assert run_command(["info", url, "--password-file", str(tmp_path / "file")]) == 0
+
+
+def test_nothing_typed_is_no_password(tmp_path: Path) -> None:
+    """The end of the input, an empty line and Ctrl-C end the command, and the terminal shows again what is
+    typed."""
+    for typed in (b"\x04", b"\n", b"\x03"):
+        making = Terminal("create", f"file://{tmp_path}/bucket", "--size", "1M", "--encrypt")
+        making.answer(b"New password: ", typed)
+        making.wait_for(b"bucketry: interrupted")
+        assert making.end() == 130
+        assert list((tmp_path / "bucket").glob("*")) == []

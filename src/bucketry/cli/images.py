@@ -26,7 +26,7 @@ from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import new_password, with_password
 from bucketry.core.units import exact_size, format_size
-from bucketry.errors import AlreadyExists, BucketNotFound, Invalid, NotFound
+from bucketry.errors import AlreadyExists, BucketNotFound, Invalid, NotFound, WrongPassword
 from bucketry.serve import event_loop
 from bucketry.serve.images import export_image, image_size, import_image
 from bucketry.settings import BucketSettings, CacheSettings, Secret
@@ -130,6 +130,8 @@ async def _exists(bucket: BucketSettings, volume: Volume) -> bool:
         return False  # the volume is made with its directory, as bucketry create does
     except NotFound:
         return False
+    except WrongPassword:
+        pass  # one that only its password opens
     return True
 
 

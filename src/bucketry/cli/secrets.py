@@ -4,12 +4,14 @@ value."""
 import ctypes
 import os
 import sys
+import termios
 from collections.abc import Callable
 from typing import TypeVar
 
 import click
 
 from bucketry.cli.options import Volume
+from bucketry.cli.output import say
 from bucketry.errors import Invalid, WrongPassword
 from bucketry.files.key_file import read_key_file as read_key_file
 from bucketry.settings import Secret
@@ -53,7 +55,11 @@ def new_password(volume: Volume) -> Secret | None:
     if given is not None:
         return given
     _need_terminal("--encrypt needs a password")
-    return Secret(click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))
+    while True:
+        typed = _ask("New password: ")
+        if _ask("Repeat for confirmation: ") == typed:
+            return typed
+        say("the two passwords are not the same; once more", err=True)
 
 
 def with_password(volume: Volume, run: Callable[[Secret | None], T]) -> T:
@@ -65,7 +71,31 @@ def with_password(volume: Volume, run: Callable[[Secret | None], T]) -> T:
     except WrongPassword:
         if given is not None or not sys.stdin.isatty():
             raise
-    return run(Secret(click.prompt("Password", hide_input=True, err=True)))
+    return run(_ask("Password: "))
+
+
+def _ask(question: str) -> Secret:
+    """The line that somebody types at the terminal, unseen: its bytes, whatever the locale, so that it is the
+    same as in a file. Raises click.Abort at the end of the input and for an empty line."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        terminal = os.dup(0)  # a terminal that is not this session's own
+    try:
+        before = termios.tcgetattr(terminal)
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        try:
+            termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+            os.write(terminal, question.encode())
+            line = os.read(terminal, PASSWORD_BYTES_MAX + 2)
+        finally:
+            termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
+            os.write(terminal, b"\n")
+    finally:
+        os.close(terminal)
+    if not line.strip(b"\r\n"):
+        raise click.Abort
+    return _first_line(line, "what was typed")
 
 
 def _need_terminal(reason: str) -> None:
