@@ -111,7 +111,7 @@ def test_a_closed_disk_refuses(url: str) -> None:
 def test_encrypted(tmp_path: Path) -> None:
     """A password is a keyword, shows in no repr, and a wrong one is refused."""
     url = f"file://{tmp_path}/secret"
-    bucketry.create(url, SIZE, compression="deflate", cipher="AES-256-CBC", password="s3cret")
+    bucketry.create(url, SIZE, compression="deflate", cipher="aes-256-cbc", password="s3cret")
     with bucketry.open(url, "r+b", password="s3cret") as disk:
         disk.write(b"treasure")
         assert "s3cret" not in repr(disk)

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from bucketry.errors import Invalid
-from bucketry.settings import FaultSettings, FilesSettings, LimitSettings, RetrySettings
+from bucketry.settings import (
+    CacheSettings,
+    FaultSettings,
+    FilesSettings,
+    LimitSettings,
+    RetrySettings,
+    VolumeSettings,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +72,18 @@ def test_faults_that_do_not_exist_are_refused(settings: dict[str, object], words
     """Each is named."""
     with pytest.raises(Invalid, match=re.escape(words)):
         FaultSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["size_bytes", "block_size_bytes", "key_length"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_of_a_volume_nothing_is_asked_by_0(name: str, value: int) -> None:
+    """None does that; 0 is what somebody miscalculated."""
+    with pytest.raises(Invalid, match=f"{name} {value} is not at least 1"):
+        VolumeSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_cache_has_some_memory() -> None:
+    """Less than a block holds one block; none at all is a mistake."""
+    assert CacheSettings(memory_bytes=1).memory_bytes == 1
+    with pytest.raises(Invalid, match="memory_bytes 0 is not at least 1"):
+        CacheSettings(memory_bytes=0)

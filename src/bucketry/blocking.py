@@ -65,9 +65,13 @@ def create(
     password: str | bytes | None = None,
     **bucket: Any,
 ) -> None:
-    """Make an empty disk at ``url``. Raises AlreadyExists where one is, Invalid for a bad size."""
+    """Make an empty disk at ``url``. Case does not matter in ``compression`` and ``cipher``. Raises
+    AlreadyExists where one is, Invalid for a bad size."""
     volume = VolumeFormat(
-        size_bytes=size_bytes, block_size_bytes=block_size_bytes, compression=compression, cipher=cipher
+        size_bytes=size_bytes,
+        block_size_bytes=block_size_bytes,
+        compression=compression.lower(),
+        cipher=None if cipher is None else cipher.upper(),
     )
     secret = None if password is None else Secret(password)
     run(create_volume(BucketSettings(url=url, **bucket), volume, password=secret))

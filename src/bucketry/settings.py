@@ -192,6 +192,12 @@ class VolumeSettings:
     #: Override a mount token and a geometry mismatch.
     force: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("size_bytes", "block_size_bytes", "key_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise Invalid(f"{name} {value} is not at least 1; None is as the volume says")
+
 
 DURABILITIES = ("bucket", "journal")
 
@@ -232,6 +238,8 @@ class CacheSettings:
             raise Invalid(f"durability {self.durability!r} is not one of {', '.join(DURABILITIES)}")
         if self.durability == "journal" and self.cache_dir is None:
             raise Invalid("durability journal needs a cache directory (--cache-dir)")
+        if self.memory_bytes < 1:
+            raise Invalid(f"memory_bytes {self.memory_bytes} is not at least 1")
         if self.cache_size_bytes < 0:
             raise Invalid(f"cache_size_bytes {self.cache_size_bytes} is negative")
 

@@ -196,6 +196,24 @@ async def test_an_empty_s3backer_volume_opens_when_its_size_is_given(
     assert holding.holder is None
 
 
+async def test_what_is_asked_is_not_told_as_found(place: Place) -> None:
+    """The compression of blocks to come, and a length of keys that nobody has tried; with the password it has
+    been."""
+    new = VolumeSettings(
+        size_bytes=1 << 20, block_size_bytes=4096, cipher="AES-128-CBC", key_length=64, password=PASSWORD
+    )
+    async with opened(place, new) as disk:
+        await disk.write(0, b"x" * 4096)
+    asked = VolumeSettings(key_length=64, compression="zstd", compression_level=3)
+    found, _ = await lifecycle.inspect(place, asked)
+    assert (found.format.cipher, found.format.key_length) == ("AES-128-CBC", None)
+    assert (found.format.compression, found.format.compression_level) == ("none", None)
+    found, _ = await lifecycle.inspect(place, replace(asked, password=PASSWORD))
+    assert found.format.key_length == 64
+    with pytest.raises(WrongPassword):
+        await lifecycle.inspect(place, replace(asked, key_length=16, password=PASSWORD))
+
+
 @pytest.mark.logs("not in the bucket yet")
 async def test_leaving_without_a_bucket_says_what_is_lost_and_leaves_the_token(store: MemoryStore) -> None:
     """When the last flush fails the error says how much, and the token stays to tell that something is

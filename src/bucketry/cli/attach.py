@@ -136,9 +136,7 @@ class _Start:
     async def describe(self) -> Mapping[str, object]:
         from bucketry.assemble import inspect_volume
 
-        # The password was found right when the disk was opened.
-        asked = replace(self.volume, password=None)
-        return volume_report(await inspect_volume(self._impatient_bucket(), asked))
+        return volume_report(await inspect_volume(self._impatient_bucket(), self.volume))
 
     async def probe(self) -> None:
         """Raises when the bucket cannot be reached now."""

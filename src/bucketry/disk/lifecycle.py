@@ -69,12 +69,19 @@ async def create(place: Place, volume_format: VolumeFormat, password: Secret | N
 
 async def inspect(place: Place, asked: VolumeSettings) -> tuple[Volume, Holding]:
     """What a volume says of itself, and who holds it. Needs no password; one that is given must be right.
-    Raises NotFound where no volume is, WrongPassword, and Mismatch for a password that nothing needs."""
+    Raises NotFound where no volume is, WrongPassword, and Mismatch for a password that nothing needs.
+
+    What is asked of an s3backer volume and written nowhere is not repeated as if it had been found.
+    """
+    asked = replace(asked, compression=None, compression_level=None)
     found, held = await both(
         volume.detect(place.bucket, place.prefix, asked, salt=place.salt), holding.look(place)
     )
     if asked.password is not None:
         await volume.unlock(place.bucket, found, asked.password)
+    elif found.kind == "s3backer":
+        # Only the password could show whether it is right.
+        found = replace(found, format=replace(found.format, key_length=None))
     return found, held
 
 
