@@ -85,6 +85,9 @@ HELD_BY = {
         "disk/test_grow.py::test_it_grows_under_writes",
         "e2e/test_grow.py::test_a_mounted_filesystem_grows_under_load",
     ],
+    "`bucketry mount --read-only` replays no journal": [
+        "serve/test_loop_mount.py::test_each_filesystem_is_mounted_read_only_as_a_crash_leaves_it",
+    ],
     "`bucketry resize` never deletes": [
         "disk/test_resize.py::test_shrinking_refuses_to_cut_live_data",
         "disk/test_resize.py::test_a_crash_at_any_request_leaves_a_volume_that_opens",

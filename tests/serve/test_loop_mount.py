@@ -1,5 +1,6 @@
 """Which filesystem is made, and what is never overwritten."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,67 @@ async def test_each_filesystem_is_made_and_mounted(tmp_path: Path, filesystem: s
     with pytest.raises(OSError, match="Read-only"):
         (mount_point / "other").write_text("")
     await again.unmount()
+
+
+@pytest.mark.system
+@pytest.mark.logs("in use elsewhere, or was not unmounted: mounted with")
+@pytest.mark.parametrize("filesystem", sorted(loop_mount.MAKERS))
+async def test_each_filesystem_is_mounted_read_only_as_a_crash_leaves_it(
+    tmp_path: Path, filesystem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its journal cannot be replayed then: it is mounted without, also beside the one that is in use, and one
+    line says so; one that was unmounted is mounted as it is."""
+    image, mount_point = tmp_path / "image", tmp_path / "mnt"
+    crashed, other_point = tmp_path / "crashed", tmp_path / "other"
+    mount_point.mkdir()
+    other_point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(512 << 20)
+
+    async def is_empty() -> bool:
+        return True
+
+    writer = LoopMount(image, LoopMountSettings(mount_point=str(mount_point), mkfs=filesystem))
+    await writer.mount(is_empty=is_empty)
+    await writer.unmount()
+    before = LoopMount(image, LoopMountSettings(mount_point=str(other_point), read_only=True))
+    await before.mount(is_empty=is_empty)
+    await before.unmount()
+    assert not caplog.records
+    await writer.mount(is_empty=is_empty)
+    with (mount_point / "name").open("w") as text:
+        text.write("only in the journal")
+        text.flush()
+        os.fsync(text.fileno())
+    await loop_mount.run_program("cp", "--sparse=always", str(image), str(crashed))
+    after = LoopMount(
+        crashed, LoopMountSettings(mount_point=str(other_point), options="noatime", read_only=True)
+    )
+    await after.mount(is_empty=is_empty)
+    options = Path("/proc/self/mounts").read_text(errors="surrogateescape")  # noqa: ASYNC240
+    await after.unmount()
+    await writer.unmount()
+    (line,) = [line for line in options.splitlines() if f" {other_point} " in line]
+    given = line.split()[3].split(",")
+    assert {"ro", "noatime"} <= set(given)
+    assert {"norecovery", "rescue=nologreplay"} & set(given)  # the kernel's name for noload
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "release", "added"),
+    [
+        ("ext4", ["ro"], "6.1.0-9-amd64", ["noload"]),
+        ("xfs", ["ro", "noatime,norecovery"], "6.1.0", ["nouuid"]),
+        ("btrfs", ["ro"], "5.9.0", ["rescue=nologreplay"]),
+        ("btrfs", ["ro"], "5.4.0-generic", ["nologreplay"]),
+        ("vfat", ["ro"], "6.1.0", []),
+    ],
+)
+def test_what_keeps_a_journal_from_being_replayed(
+    kind: str, options: list[str], release: str, added: list[str]
+) -> None:
+    """Each filesystem's own option, of the kernel at hand, once."""
+    assert loop_mount._without_replay(kind, options, release) == added
 
 
 @pytest.mark.system

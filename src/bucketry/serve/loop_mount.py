@@ -4,14 +4,17 @@ util-linux."""
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bucketry.errors import BucketryError, Busy, Invalid, Mismatch, NotPermitted, Unsupported
 from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount
+from bucketry.serve.notices import NOTICES
 
 logger = logging.getLogger(__name__)
+_notices = logging.getLogger(NOTICES)
 
 #: How each filesystem is made on a disk that is known to read as zeros: nothing discarded, and for ext4 no
 #: zeros written over the inode tables, which on a disk of 1 TiB would be 16 GiB of them.
@@ -26,6 +29,18 @@ _GROWERS: Mapping[str, tuple[str, ...]] = {
     "xfs": ("xfs_growfs", "MOUNT_POINT"),
     "btrfs": ("btrfs", "filesystem", "resize", "max", "MOUNT_POINT"),
 }
+#: How each is mounted read-only when its log would have to be replayed first. xfs, too, refuses a filesystem
+#: that is mounted on this machine already, by its identity.
+_WITHOUT_REPLAY: Mapping[str, tuple[str, ...]] = {
+    "ext3": ("noload",),
+    "ext4": ("noload",),
+    "xfs": ("norecovery", "nouuid"),
+    "btrfs": ("rescue=nologreplay",),
+    "f2fs": ("norecovery",),
+    "nilfs2": ("norecovery",),
+}
+#: The first Linux that has btrfs's rescue=nologreplay; before, it was called nologreplay.
+_BTRFS_RESCUE = (5, 9)
 #: Which package brings a program, in Debian's names.
 _PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
@@ -150,11 +165,7 @@ class LoopMount:
                 await self._make(make, self._device)
             kind = make or filesystem
             assert kind is not None
-            options = [option for option in ("ro" if settings.read_only else "", settings.options) if option]
-            argv = ["mount", "-t", kind, *(["-o", ",".join(options)] if options else [])]
-            ended = await run_program(*argv, self._device, settings.mount_point)
-            if ended.code != 0:
-                raise Unsupported(ended.errors or f"mount ended with exit code {ended.code}")
+            await self._mount(kind, self._device)
             self.filesystem = kind
             mounted = find_mount(settings.mount_point)
             self.device_number = None if mounted is None else mounted.device_number
@@ -173,6 +184,27 @@ class LoopMount:
     def is_attached(self) -> bool:
         """Whether the loop device is there, and shows our image."""
         return self._device is not None and _is_backed_by(_backing(self._device), self._image)
+
+    async def _mount(self, kind: str, device: str) -> None:
+        """Raises Unsupported with what mount(8) says."""
+        settings = self._settings
+        options = [option for option in ("ro" if settings.read_only else "", settings.options) if option]
+        without = _without_replay(kind, options) if settings.read_only else ()
+        ended = await _run_mount(kind, options, device, settings.mount_point)
+        if ended.code != 0 and without:
+            first = ended
+            ended = await _run_mount(kind, [*options, *without], device, settings.mount_point)
+            if ended.code == 0:
+                _notices.warning(
+                    "the %s is in use elsewhere, or was not unmounted: mounted with %s, so that changes "
+                    "which only its journal has are not seen",
+                    kind,
+                    ",".join(without),
+                )
+            else:
+                ended = first
+        if ended.code != 0:
+            raise Unsupported(ended.errors or f"mount ended with exit code {ended.code}")
 
     async def sync(self) -> None:
         """Write what the kernel holds of this filesystem to the disk. Raises BucketryError when that
@@ -251,6 +283,26 @@ class LoopMount:
 
 def _backing(device: str) -> Path:
     return Path("/sys/block", Path(device).name, "loop/backing_file")
+
+
+async def _run_mount(kind: str, options: Sequence[str], device: str, mount_point: str) -> _Ended:
+    words = ["-o", ",".join(options)] if options else []
+    return await run_program("mount", "-t", kind, *words, device, mount_point)
+
+
+def _without_replay(kind: str, options: Sequence[str], release: str | None = None) -> Sequence[str]:
+    """What mounts a filesystem of this kind without replaying its log, which a disk that is read-only cannot
+    do, and beside another one of the same identity; what ``options`` have already is left out. Empty for
+    kinds that need nothing. ``release`` is the kernel's."""
+    wanted = _WITHOUT_REPLAY.get(kind, ())
+    if kind == "btrfs" and _version(os.uname().release if release is None else release) < _BTRFS_RESCUE:
+        wanted = ("nologreplay",)
+    given = {option for text in options for option in text.split(",")}
+    return [option for option in wanted if option not in given]
+
+
+def _version(release: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:2])
 
 
 def _is_backed_by(backing: Path, image: Path) -> bool:
