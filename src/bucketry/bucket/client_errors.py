@@ -81,6 +81,7 @@ _BY_CODE: dict[str, type[BucketryError]] = {
     # Azure's.
     "AuthenticationFailed": CredentialsRefused,
     "InvalidAuthenticationInfo": CredentialsRefused,
+    "RequestTimeTooSkewed": Denied,
     "InvalidRange": Invalid,
     "NotImplemented": Unsupported,
 }

@@ -15,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from bucketry.bucket.client_errors import Failure, read_failure
+from bucketry.bucket.clock import StoreClock
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import (
     NO_ATTRIBUTES,
@@ -38,6 +39,7 @@ from bucketry.bucket.parts import check_part, check_part_size, check_parts
 from bucketry.bucket.renewal import Held, Renewed
 from bucketry.bucket.s3_uploads import S3Uploads
 from bucketry.bucket.threads import Threads
+from bucketry.bucket.way import direct_endpoint
 from bucketry.core.priority import Priority
 from bucketry.errors import (
     AlreadyExists,
@@ -136,6 +138,7 @@ class ObjectsBucket:
         self._fence = fence or Fence()
         self._url = url
         self._way = clients.way
+        self._clock = StoreClock(direct_endpoint(clients.way))
         self._dialect = dialect
         self._put_attributes = put_attributes
         self._put_tags = dict(put_tags) or None
@@ -507,6 +510,8 @@ class ObjectsBucket:
         if key is not None and failure.code is None and failure.status in _REFUSALS:
             failure = self._why_refused(client, key) or failure
         kind, reason = failure.error_class, failure.reason
+        if issubclass(kind, Denied) and failure.status is not None:
+            reason = "; ".join(filter(None, [reason, self._clock.explain()]))
         if kind is NotFound:
             if key is None:
                 # Listing and bulk deletes miss no single object.

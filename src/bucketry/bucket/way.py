@@ -23,6 +23,12 @@ def is_amazons(way: str) -> bool:
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
+def direct_endpoint(way: str) -> str | None:
+    """The endpoint in what ``describe_way`` says; None where the way leads through a proxy."""
+    words = way.split()
+    return words[1] if len(words) == 2 else None
+
+
 def without_secrets(url: str) -> str:
     """A URL without user, password, query and fragment. What is no URL shows nothing."""
     try:
