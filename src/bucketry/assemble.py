@@ -10,7 +10,7 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.location import parse_url
 from bucketry.bucket.metered import Metered
 from bucketry.bucket.retrying import Retrying
-from bucketry.bucket.stack import layered, locate
+from bucketry.bucket.stack import fitted, layered, locate
 from bucketry.cache.journal_files import DirectoryFiles
 from bucketry.codec.offload import Threads
 from bucketry.core.geometry import Geometry
@@ -36,6 +36,7 @@ _CACHE_THREADS = 4
 async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     """The bucket at ``settings.url``, retrying, limited and metered, and the prefix in it. No request is
     sent."""
+    settings = fitted(settings)
     location = locate(settings)
     fence = Fence()
     metered = Metered(connect(settings, fence=fence))
@@ -62,6 +63,7 @@ async def open_disk(
     Raises what keeps it from opening: NotFound, Mismatch, WrongPassword, Busy, Denied, Unavailable …; on
     leaving, Unfinished when something could not be uploaded.
     """
+    bucket = fitted(bucket)
     threads = Threads(os.cpu_count() or 1)
     journal_thread = Threads(1)
     cache_threads = Threads(_CACHE_THREADS)

@@ -1,7 +1,10 @@
 """The control socket answers, reports errors by their class, and cancels what nobody waits for."""
 
 import asyncio
+import contextlib
 import json
+import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -150,3 +153,31 @@ def test_strange_answers(tmp_path: Path, reply: bytes, kind: type[BucketryError]
             client.poll(None)
         assert type(caught.value) is kind
         client.close()
+
+
+@pytest.mark.logs("a client gets a descriptor kept aside")
+async def test_answers_when_no_descriptor_is_left(tmp_path: Path) -> None:
+    """Who asks is answered with a descriptor that was kept aside, again and again; the log says so."""
+    async with serving(tmp_path / "socket", lambda operation: {"asked": operation}):
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+        taken: list[int] = []
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            # All numbers that are free below the limit are taken.
+            highest = max(client.fileno() for client in clients)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            loop = asyncio.get_running_loop()
+            for client in clients:
+                client.setblocking(False)
+                await loop.sock_connect(client, str(tmp_path / "socket"))
+                await loop.sock_sendall(client, b'{"op": "status"}\n')
+                assert json.loads(await loop.sock_recv(client, 1000))["asked"] == "status"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for number in taken:
+                os.close(number)
+            for client in clients:
+                client.close()

@@ -112,6 +112,9 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
         Denied,
         "its certificate is not trusted (for an own authority, give its CA file)",
     ),
+    # Before "cannot connect": EMFILE, ENFILE.
+    ("code: 24,", Unavailable, "too many open files in this process (ulimit -n)"),
+    ("code: 23,", Unavailable, "too many open files on this machine"),
     ("InvalidContentType", Unavailable, "it does not speak TLS (is the endpoint http instead of https?)"),
     # What a TLS server says to a plain request, or another protocol's greeting.
     ("Parse(", Unavailable, "it does not speak HTTP (is the endpoint https instead of http?)"),

@@ -15,7 +15,7 @@ from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
 from bucketry.cli.figures import every_figure
 from bucketry.cli.options import Connection, connection_options
-from bucketry.cli.output import JsonReport, say, say_all, say_json
+from bucketry.cli.output import JsonReport, check_standard_output, say, say_all, say_json
 from bucketry.cli.parameters import (
     EXISTING_DIRECTORY,
     EXISTING_FILE,
@@ -297,6 +297,7 @@ def cat_command(
     connection: Connection,
 ) -> None:
     """Write files to standard output, one after the other."""
+    check_standard_output()
     output = sys.stdout.buffer
     with _opened(url, connection, _reading(cache_dir, cache_size)) as file_system:
         for name in names:

@@ -21,7 +21,7 @@ from bucketry.cli.options import (
     stored_volume_options,
     volume_options,
 )
-from bucketry.cli.output import say
+from bucketry.cli.output import check_standard_output, say
 from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import new_password, with_password
@@ -199,6 +199,7 @@ def _open_image(image: str) -> Iterator[int]:
 def _image_to_write(image: str) -> Iterator[int]:
     """A descriptor for the image. A regular one is written beside its name and takes it when all is well."""
     if image == "-":
+        check_standard_output()
         yield 1
         return
     path = Path(image)

@@ -16,6 +16,7 @@ from bucketry.cli.exits import exit_code, one_line, report, unwrap
 from bucketry.cli.output import say, say_json_error, say_traceback
 from bucketry.serve import notices
 from bucketry.serve.log_lines import LineFormatter
+from bucketry.threads.descriptors import fill_standard_of_python, raise_limit
 
 #: By it a shell asks which words could come next.
 _COMPLETION_VARIABLE = "_BUCKETRY_COMPLETE"
@@ -132,6 +133,8 @@ def _begin_again_in_utf8() -> None:
 
 def main() -> None:
     """The console script."""
+    fill_standard_of_python()
+    raise_limit()
     _begin_again_in_utf8()
     if _COMPLETION_VARIABLE in os.environ:
         cli.main(prog_name="bucketry", complete_var=_COMPLETION_VARIABLE)

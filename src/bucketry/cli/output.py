@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from bucketry.core.printable import printable, printable_lines
+from bucketry.errors import Invalid
+from bucketry.threads.descriptors import was_missing
 
 #: Where a context keeps the JSON object of its command.
 _META = "bucketry.json"
@@ -31,6 +33,12 @@ def say_all(lines: Iterable[str]) -> None:
 def say_traceback(error: BaseException) -> None:
     """Write where an error came from to standard error."""
     click.echo(printable_lines("".join(traceback.format_exception(error))), err=True, nl=False)
+
+
+def check_standard_output() -> None:
+    """Raises Invalid when standard output was closed from the start, for commands whose result goes there."""
+    if was_missing(1):
+        raise Invalid("standard output is closed: there is nowhere to write to")
 
 
 def confirm(question: str) -> bool:

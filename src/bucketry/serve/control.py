@@ -6,14 +6,26 @@ directory that only its user may enter; that is its protection. A request is can
 sent it goes away."""
 
 import asyncio
+import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from bucketry.errors import BucketryError, Invalid
 from bucketry.serve.control_client import LINE_MAX, Answer, short_path
+
+logger = logging.getLogger(__name__)
+
+#: More clients than ever wait at once.
+_BACKLOG = 16
+#: For ``umount`` and a few curious ones.
+_SPARE_COUNT = 4
+#: Until a client that could not be taken is tried again.
+_FULL_PAUSE_SECONDS = 0.5
 
 #: An operation's name and all of its request.
 Handler = Callable[[str, Mapping[str, object]], Awaitable[Answer]]
@@ -28,7 +40,10 @@ class ControlServer:
         self._connections: set[asyncio.Task[None]] = set()
         #: Of these, the ones whose client has not asked anything yet.
         self._silent: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        #: Kept open to be closed when this process has no other descriptor left: then of all things somebody
+        #: has to be able to ask what is wrong, and to unmount.
+        self._spare: list[int] = []
 
     async def start(self) -> None:
         """Listen; a socket left by a process that died is replaced (the caller holds the claim on its
@@ -41,24 +56,72 @@ class ControlServer:
         finally:
             os.close(directory)
         self._path.chmod(0o600)
-        self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=LINE_MAX)
+        listener.setblocking(False)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+        self._keep_spare()
+        asyncio.get_running_loop().add_reader(listener, self._accept)
 
     async def close(self) -> None:
         """Accept nothing more; wait until the requests under way are answered."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         self._path.unlink(missing_ok=True)
         for task in self._silent:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
+        while self._spare:
+            os.close(self._spare.pop())
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _keep_spare(self) -> None:
+        while len(self._spare) < _SPARE_COUNT:
+            try:
+                self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return  # none left now; tried again after the next client
+
+    def _accept(self) -> None:
+        """Take one client; the loop calls again while more wait."""
+        listener = self._listener
+        if listener is None:
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            if self._spare:
+                logger.error("too many open files (ulimit -n): a client gets a descriptor kept aside")
+                os.close(self._spare.pop())
+            else:
+                self._accept_later(listener)
+            return
+        task = asyncio.get_running_loop().create_task(self._connected(connection), name="control client")
         self._connections.add(task)
         self._silent.add(task)
+
+    def _accept_later(self, listener: socket.socket) -> None:
+        # Otherwise the loop would call us again at once, and again.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(_FULL_PAUSE_SECONDS, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    async def _connected(self, connection: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        writer = None
         try:
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LINE_MAX)
             line = await reader.readline()
             self._silent.discard(task)
             if line:
@@ -72,7 +135,13 @@ class ControlServer:
         finally:
             self._silent.discard(task)
             self._connections.discard(task)
-            writer.close()
+            if writer is None:
+                connection.close()
+            else:
+                writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
+            self._keep_spare()
 
     async def _respond(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request, unless its client goes away first."""

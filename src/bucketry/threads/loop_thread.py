@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from bucketry.errors import Closed, Invalid
+from bucketry.threads.descriptors import fill_standard
 from bucketry.threads.waiting import result_of, wait_for
 
 T = TypeVar("T")
@@ -223,6 +224,7 @@ async def _cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where it is installed: a third of the time per call."""
+    fill_standard()
     try:
         import uvloop
     except ImportError:
