@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exit_codes import check_documented
+
 #: A command that does what it should ends far earlier; one that hangs fails its test, and not the whole run.
 PATIENCE_SECONDS = 60
 
@@ -57,6 +59,7 @@ class CommandLine:
             timeout=PATIENCE_SECONDS,
             check=False,
         )
+        check_documented(arguments, done.returncode)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def ok(

@@ -248,3 +248,25 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert f"  bucketry {name}" in said
     assert "Exit codes:" in said
     assert re.search(r"^  0 +done$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["attach", "mount"])
+@pytest.mark.parametrize("more", [[], ["--size", "1G"], ["--block-size", "64K"], ["--read-only"]])
+def test_no_volume_comes_about_by_being_opened(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    more: list[str],
+) -> None:
+    """Where nothing is, nothing is made: with a geometry that nobody chose, a filesystem would live for ever.
+    The message names the command that makes one."""
+    monkeypatch.setattr("bucketry.cli.attach.check_rights", lambda: None)
+    monkeypatch.setenv("BUCKETRY_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "disk").mkdir()
+    mkfs = ["--mkfs", "ext4"] if command == "mount" and "--read-only" not in more else []
+    arguments = [command, f"file://{tmp_path}/bucket", str(tmp_path / "disk"), "--foreground", *more, *mkfs]
+    assert run_command(arguments) == 3
+    assert re.search("no volume here; make one with bucketry create", capsys.readouterr().err)
+    assert not [path for path in (tmp_path / "bucket").iterdir() if path.name != ".bucketry"]

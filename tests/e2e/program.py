@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from e2e.places import Place
+from exit_codes import check_documented
 
 #: mkfs and losetup live where only root's PATH looks.
 ENVIRONMENT = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
@@ -65,6 +66,7 @@ class Program:
     def run(self, *arguments: str | Path, code: int = 0) -> Done:
         """``bucketry ARGUMENTS``, which must end with ``code``."""
         command = [sys.executable, "-m", "bucketry", *map(str, arguments)]
+        check_documented(arguments, code)
         return _run(command, self.environment, code)
 
     def create(self, place: Place, size: str, *options: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import click
 
-from bucketry.cli.exits import MEANINGS
+from bucketry.cli.exits import FAILED, INTERRUPTED, MEANINGS, USAGE
 from bucketry.cli.parameters import BARE, OptionalValue, SectionedOption
 
 
@@ -54,12 +54,13 @@ class Group(CommandGroup):
 
 
 class Command(click.Command):
-    """A command with ``examples`` and the ``exits`` it can end with."""
+    """A command with ``examples`` and the ``exits`` it can end with, besides those of every command."""
 
     def __init__(self, *args: Any, examples: Sequence[str], exits: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._examples = examples
-        self._exits = exits
+        #: Every command can be used wrongly, fail and be interrupted.
+        self.exits = sorted({*exits, FAILED, USAGE, INTERRUPTED})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, and of options whose value may be left out, the next word is taken for it only where
@@ -89,7 +90,7 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self._examples, formatter)
         with formatter.section("Exit codes"):
-            formatter.write_dl([(str(code), MEANINGS[code]) for code in self._exits])
+            formatter.write_dl([(str(code), MEANINGS[code]) for code in self.exits])
 
     def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         sections: dict[str, list[tuple[str, str]]] = {}

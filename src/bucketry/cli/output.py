@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bucketry.core.printable import printable, printable_lines
-from bucketry.errors import Invalid
+from bucketry.errors import BucketryError, Invalid
 from bucketry.threads.descriptors import was_missing
 
 #: Where a context keeps the JSON object of its command.
@@ -48,9 +48,9 @@ def confirm(question: str) -> bool:
 
 
 def confirm_or_abort(question: str) -> None:
-    """The same; raises click.Abort for a no."""
+    """The same; raises BucketryError for a no."""
     if not confirm(question):
-        raise click.Abort
+        raise BucketryError("nothing was changed")
 
 
 class JsonReport:

@@ -21,6 +21,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from bucketry.core.printable import printable
+
 ERROR, WARNING, NOTICE, INFO = -3, -2, -1, 0
 DEBUG_1, DEBUG_2, DEBUG_3, DEBUG_4, DEBUG_5 = 1, 2, 3, 4, 5
 
@@ -82,7 +84,7 @@ class SourceLog:
         """One line."""
         if level > self._level:
             return
-        line = " ".join(line.split())
+        line = printable(" ".join(line.split()))
         if self._hook is None:
             _logger.log(logging_level(level), "%s", line)
             return
