@@ -15,8 +15,8 @@ from bucketry.codec.pipeline import CRC32C_NAME, PIECES_NAME, BlockCodec
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.disk import lifecycle
 from bucketry.disk.check import CheckReport, Repair, check
-from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
+from bucketry.disk.interface import Device
 from bucketry.errors import Busy, Denied, NotFound, Unavailable, WrongPassword
 from bucketry.layout.block_0 import stored_geometry
 from bucketry.layout.findings import Action, Amount, Finding, Severity
@@ -50,7 +50,7 @@ def place(store: MemoryStore) -> Place:
 
 
 @asynccontextmanager
-async def opened(place: Place, asked: VolumeSettings = ASKED) -> AsyncIterator[Disk]:
+async def opened(place: Place, asked: VolumeSettings = ASKED) -> AsyncIterator[Device]:
     cache = CacheSettings(memory_bytes=1 << 20, write_delay_seconds=3600.0)
     async with lifecycle.opened(place, asked, cache, offload=inline, uploads_max=4) as disk:
         yield disk

@@ -16,8 +16,8 @@ from bucketry.codec.offload import inline
 from bucketry.core.lease import Holder
 from bucketry.core.names import BlockNames
 from bucketry.disk import lifecycle
-from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
+from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
 from bucketry.errors import (
@@ -60,7 +60,7 @@ def place_in(bucket: Bucket) -> Place:
 @asynccontextmanager
 async def opened(
     place: Place, asked: VolumeSettings = ASKED, files: MemoryFiles | None = None
-) -> AsyncIterator[Disk]:
+) -> AsyncIterator[Device]:
     cache = CacheSettings(memory_bytes=1 << 20, write_delay_seconds=3600.0)
     local = None
     if files is not None:
@@ -119,7 +119,7 @@ async def test_a_disk_grows_while_it_is_used(first: str) -> None:
         assert bytes(await disk.read(0, 20 * BLOCK)) == b"".join(expected)
 
 
-def _reads(disk: Disk) -> int:
+def _reads(disk: Device) -> int:
     figures: Any = disk.statistics()["layout"]
     return int(figures["blocks_read"]) + int(figures["absent_blocks_read"])
 
@@ -131,7 +131,7 @@ async def test_it_grows_under_writes() -> None:
     latest: dict[int, bytes] = {}
     stopped = False
 
-    async def write(disk: Disk) -> None:
+    async def write(disk: Device) -> None:
         count = 0
         while not stopped:
             count += 1

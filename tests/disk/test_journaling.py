@@ -20,8 +20,8 @@ from bucketry.core.journal import Passed
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
-from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
+from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
 from bucketry.errors import BucketryError, Corrupt, Mismatch, Unavailable, Unfinished
@@ -93,7 +93,7 @@ class World:
         dirty_max_bytes: int = 1 << 20,
         write_delay_seconds: float = 3600.0,
         offload: Offload = inline,
-    ) -> AsyncIterator[Disk]:
+    ) -> AsyncIterator[Device]:
         settings = CacheSettings(
             memory_bytes=1 << 20,
             dirty_max_bytes=dirty_max_bytes,
@@ -111,7 +111,7 @@ class World:
             yield disk
 
     @asynccontextmanager
-    async def opened_and_killed(self) -> AsyncIterator[Disk]:
+    async def opened_and_killed(self) -> AsyncIterator[Device]:
         """As ``opened``, but at the end the process is gone: nothing reaches the bucket any more, and the
         next process finds the files as they are."""
         with pytest.raises(Unfinished):
@@ -562,7 +562,7 @@ async def test_a_small_write_never_goes_over_what_came_after_it(flushes: str) ->
     assert {blocks[0] for blocks in seen} == {b"n" * BLOCK}
 
 
-def figures(disk: Disk) -> Any:
+def figures(disk: Device) -> Any:
     return disk.statistics()["cache"]
 
 

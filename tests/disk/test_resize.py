@@ -13,8 +13,8 @@ from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.codec.offload import inline
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.disk import holding, lifecycle
-from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
+from bucketry.disk.interface import Device
 from bucketry.disk.resize import ResizeStep, resize
 from bucketry.errors import (
     AlreadyExists,
@@ -55,7 +55,7 @@ def place(store: MemoryStore) -> Place:
 
 
 @asynccontextmanager
-async def opened(place: Place, asked: VolumeSettings = ASKED) -> AsyncIterator[Disk]:
+async def opened(place: Place, asked: VolumeSettings = ASKED) -> AsyncIterator[Device]:
     cache = CacheSettings(memory_bytes=1 << 20, write_delay_seconds=3600.0)
     async with lifecycle.opened(place, asked, cache, offload=inline, uploads_max=4) as disk:
         yield disk

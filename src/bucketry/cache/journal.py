@@ -32,7 +32,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bucketry.cache.journal_files import Files
 from bucketry.codec.offload import Offload
@@ -51,6 +51,7 @@ from bucketry.core.journal import (
     JournalIdentity,
     Kind,
     Passed,
+    Place,
     Scan,
     SegmentFile,
     Tail,
@@ -133,6 +134,8 @@ class RecoveredEpoch:
     def __init__(self, place: EpochPlace, passed: Passed, read: "_Reader", offload: Offload) -> None:
         self.number = place.number
         self.data_bytes = place.data_bytes
+        #: When it was flushed, in milliseconds since 1970, for people; 0: not known.
+        self.time_ms = place.time_ms
         #: What the bucket had, as far as the journal could tell.
         self.passed = passed
         self._place = place
@@ -167,6 +170,38 @@ class RecoveredEpoch:
         while (changes := await self._offload(step)) is not None:
             for change in changes:
                 yield change
+
+    async def places(self) -> AsyncIterator["PlacedChange"]:
+        """Its changes in order, without their bytes. Raises as ``changes`` does."""
+        walk = iter(Walk(self._reader.seed, self._reader.segments, self._reader.read, self._place.place))
+        while (found := await self._offload(lambda: next(walk, None))) is not None:
+            record, _, place = found
+            if record.epoch != self.number or record.kind is Kind.MARK:
+                break
+            if record.kind is Kind.BARRIER:
+                return
+            for offset, length in self.passed.parts_of(self.number, record.offset, record.length):
+                where = place if record.kind is Kind.WRITE else None
+                yield PlacedChange(offset, length, where, offset - record.offset)
+        raise Corrupt(f"the journal in {self._reader.files.place} changed while it was read")
+
+    async def payload(self, place: Place) -> bytes:
+        """The bytes of a record of it. Raises as ``changes`` does."""
+        walk = Walk(self._reader.seed, self._reader.segments, self._reader.read, place)
+        found = await self._offload(lambda: next(iter(walk), None))
+        if found is None or found.record.epoch != self.number:
+            raise Corrupt(f"the journal in {self._reader.files.place} changed while it was read")
+        return bytes(found.payload)
+
+
+class PlacedChange(NamedTuple):
+    """``length`` bytes at ``offset`` of the volume are those of the record at ``place`` from its byte
+    ``start`` on; zeros where ``place`` is None."""
+
+    offset: int
+    length: int
+    place: Place | None
+    start: int
 
 
 @dataclass(slots=True)
@@ -237,6 +272,8 @@ class Journal:
         self._committer: asyncio.Task[None] | None = None
         #: Whether it was of one of the identities that were asked for.
         self.is_wanted = False
+        #: What was cut off at its end when it was opened.
+        self.torn_bytes = 0 if state is None else state.scan.torn_bytes
         #: When nothing more comes, the end is marked.
         self._end_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -478,7 +515,8 @@ class Journal:
             self._replayable = deque(epoch for epoch in self._replayable if epoch not in unwritten)
             return len(group)  # nothing is there that could be replayed over it
         self._recycle()
-        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free)
+        time_ms = time.time_ns() // 1_000_000
+        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free, time_ms)
         would_recycle = bool(self._recyclable(self._drained))
         self._is_used = True
         begun = self._clock()
@@ -742,7 +780,45 @@ class Journal:
         return asdict(figures)
 
 
+async def peek(
+    files: Files,
+    wanted: Sequence[JournalIdentity],
+    *,
+    reached: int | None,
+    passed: Passed | None,
+    offload: Offload,
+) -> list[RecoveredEpoch]:
+    """What ``Journal.open`` would give to be replayed. Changes nothing; the files stay open. Raises as
+    ``Journal.open`` does."""
+
+    def look() -> _Left | None:
+        left = _look(files)
+        if left is None:
+            if reached is not None:
+                raise Mismatch(_missing_line(files))
+            return None
+        if left.has_something or reached is not None:
+            _check(files, left, wanted, reached or 0, adopt=False)
+        return left
+
+    left = await offload(lambda: _translated(files, look))
+    if left is None:
+        return []
+    reader = _Reader(files, left)
+    return [RecoveredEpoch(each, passed or left.head.passed, reader, offload) for each in left.scan.epochs]
+
+
 # -- journals that nobody uses -------------------------------------------------------------------------------
+
+
+async def left_epochs(files: Files, offload: Offload) -> list[RecoveredEpoch]:
+    """What a journal holds, before any damage, whoever it belongs to. Changes nothing. Raises as ``inspect``
+    does."""
+    left = await offload(lambda: _translated(files, lambda: _look(files)))
+    if left is None:
+        return []
+    reader = _Reader(files, left)
+    return [RecoveredEpoch(each, left.head.passed, reader, offload) for each in left.scan.epochs]
 
 
 def inspect(files: Files) -> JournalReport | None:

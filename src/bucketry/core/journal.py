@@ -297,7 +297,8 @@ class Kind(IntEnum):
 
 class Record(NamedTuple):
     """``offset``, ``length``: of the volume; a barrier's ``length`` is how many records its epoch has before
-    it. A mark belongs to no epoch: 0."""
+    it, its ``offset`` when it was written (milliseconds since 1970; 0: not known). A mark belongs to no
+    epoch: 0."""
 
     kind: Kind
     payload_crc: int
@@ -390,13 +391,23 @@ class Commit:
     """Records laid out to be written and made durable together; nothing else changes until the caller has
     done so and takes over ``tail``.
 
-    ``free``: segments that may be used, in this order, each of ``segment_bytes``.
+    ``free``: segments that may be used, in this order, each of ``segment_bytes``. ``time_ms``: when, in
+    milliseconds since 1970, for people; 0: not known.
     """
 
-    def __init__(self, seed: int, tail: Tail, drained: int, segment_bytes: int, free: Sequence[str]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        tail: Tail,
+        drained: int,
+        segment_bytes: int,
+        free: Sequence[str],
+        time_ms: int = 0,
+    ) -> None:
         assert segment_bytes >= SEGMENT_BYTES_MIN
         assert segment_bytes % PAGE_BYTES == 0
         self._seed = seed
+        self._time_ms = time_ms
         self.tail = tail
         self._first_sequence = tail.next_sequence
         self.drained = drained
@@ -445,7 +456,7 @@ class Commit:
                 step = min(length - at, room, PAYLOAD_BYTES_MAX)
                 self._put(Kind.WRITE, epoch, offset + at, step, view[at : at + step])
                 at += step
-        return self._put(Kind.BARRIER, epoch, 0, self._sequence - first)
+        return self._put(Kind.BARRIER, epoch, self._time_ms, self._sequence - first)
 
     def mark(self, *, reserve_bytes: int = 0) -> bool:
         """A record that says what every record says. False: it does not fit; the first in a segment that
@@ -540,6 +551,8 @@ class EpochPlace:
     place: Place
     record_count: int
     data_bytes: int
+    #: When it was flushed, in milliseconds since 1970; 0: not known.
+    time_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -761,7 +774,7 @@ class _Scanner:
                     raise Corrupt(
                         f"epoch {record.epoch} has {count} records, its barrier says {record.length}"
                     )
-                self._epochs.append(EpochPlace(record.epoch, first, count, data_bytes))
+                self._epochs.append(EpochPlace(record.epoch, first, count, data_bytes, record.offset))
             self._next_sequence = record.sequence + 1
             self._newest_epoch = max(self._newest_epoch, record.epoch)
             first, count, data_bytes = None, 0, 0

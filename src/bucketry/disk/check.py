@@ -160,12 +160,18 @@ async def _look_at_holder(place: Place) -> list[Finding]:
         found = await holding.look(place)
     except (Corrupt, Unsupported) as error:
         return [Finding(Severity.DAMAGE, "lease", str(error))]
+    pending: list[Finding] = []
+    if found.journal is not None:
+        # Beside a running writer this is as it should be; else what was flushed is not all here.
+        severity = Severity.NOTE if found.holder is not None and not found.has_ended else Severity.FLAW
+        text = f"flushed writes may be only in {found.journal}: what is checked here lacks them"
+        pending.append(Finding(severity, "journal", text))
     if found.holder is None:
-        return []
+        return pending
     if found.has_ended:
-        return [Finding(Severity.NOTE, "lease", f"left behind by {found.holder}")]
+        return [*pending, Finding(Severity.NOTE, "lease", f"left behind by {found.holder}")]
     kind = "lease" if found.lease is not None and found.lease.holder is not None else "mount token"
-    return [Finding(Severity.NOTE, kind, f"in use by {found.holder}")]
+    return [*pending, Finding(Severity.NOTE, kind, f"in use by {found.holder}")]
 
 
 @asynccontextmanager

@@ -15,20 +15,23 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bucketry.cache.journal import Journal, RecoveredEpoch
+from bucketry.cache.journal import Journal, RecoveredEpoch, peek
 from bucketry.cache.journal_files import Files
 from bucketry.codec.offload import Offload
 from bucketry.core.journal import JournalIdentity, Passed
 from bucketry.core.lease import Lease
 from bucketry.core.pending_journal import PendingJournal, printable_directory
+from bucketry.core.units import format_size
 from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure
-from bucketry.errors import Busy, Mismatch, Unavailable
+from bucketry.errors import Busy, Corrupt, Mismatch, Unavailable, Unsupported
 from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
 
 _log = logging.getLogger(__name__)
+#: What somebody at a terminal should know at once.
+_notices = logging.getLogger("bucketry.notices")
 
 
 class AttachedJournal:
@@ -91,6 +94,11 @@ class AttachedJournal:
             offload=offload,
         )
         attached = cls(place, found, seen, journal, files.place, epochs)
+        if journal.torn_bytes:
+            _log.warning(
+                "%s: cut off %s at the end of the journal, of a flush that had not returned",
+                place.url, format_size(journal.torn_bytes),
+            )  # fmt: skip
         try:
             if epochs and not adopt:
                 await attached._check_token(files.place)
@@ -201,6 +209,40 @@ class AttachedJournal:
 
     def _identity(self) -> JournalIdentity:
         return _identity(self._place, self._found, self.tenure)
+
+
+async def look_at_journal(
+    place: Place, found: Volume, files: Files | None, offload: Offload
+) -> Sequence[RecoveredEpoch]:
+    """What a read-only attachment is to show of a journal; None: it has none. What it cannot show is said on
+    the terminal, for it is missing from what is read. Nothing is changed.
+    """
+    seen = await holding.look(place)
+    pending = seen.journal
+    if files is None:
+        if pending is not None:
+            _notices.warning(
+                "%s: what is only in %s is not shown; on that host, --cache-dir shows it", place.url, pending
+            )
+        return ()
+    wanted = identities(place, found, seen.lease)
+    passed = None if seen.lease is None else seen.lease.passed
+    try:
+        epochs = await peek(
+            files,
+            wanted,
+            reached=None if pending is None else pending.epoch,
+            passed=passed,
+            offload=offload,
+        )
+    except (Mismatch, Corrupt, Unsupported) as error:
+        _notices.warning("%s: what is only in a journal is not shown: %s", place.url, error)
+        return ()
+    if pending is None:
+        return ()  # given back: the bucket has everything
+    if epochs:
+        _notices.warning("%s: shown with what is only in %s", place.url, pending)
+    return epochs
 
 
 def _marks(lease: Lease | None) -> tuple[int, str] | None:

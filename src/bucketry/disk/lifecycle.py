@@ -15,7 +15,7 @@ from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.journal_files import Files
 from bucketry.cache.saved_zeros import load_zero_map, save_zero_map
-from bucketry.codec.offload import Offload
+from bucketry.codec.offload import Offload, inline
 from bucketry.core.geometry import Geometry
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.core.priority import Priority
@@ -24,8 +24,10 @@ from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import clean_cache, holding, resize
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
-from bucketry.disk.journaling import AttachedJournal
+from bucketry.disk.interface import Device
+from bucketry.disk.journaling import AttachedJournal, look_at_journal
 from bucketry.disk.lease_keeper import LeaseKeeper
+from bucketry.disk.overlaid import OverlaidDisk
 from bucketry.errors import BucketryError, Fenced, TakenOver, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.interface import Layout
@@ -95,7 +97,7 @@ async def opened(
     uploads_max: int,
     local: Local | None = None,
     cache_offload: Offload | None = None,
-) -> AsyncIterator[Disk]:
+) -> AsyncIterator[Device]:
     """The running disk of a volume. Nothing is written before the volume and the password have been found
     right and, for writing, lease and mount token are ours. What a journal was left with is taken over before
     the disk can be used. ``cache_offload`` runs what is done with the files of the cache directory, the
@@ -126,6 +128,32 @@ async def opened(
 
 
 @asynccontextmanager
+async def _read_only(
+    place: Place,
+    found: Volume,
+    asked: VolumeSettings,
+    layout: Layout,
+    cache_settings: CacheSettings,
+    local: Local | None,
+) -> AsyncIterator[Device]:
+    files = local.journal_files() if local is not None and local.has_journal() else None
+    try:
+        cache = BlockCache(layout, cache_settings, read_only=True)
+        epochs = await look_at_journal(place, found, files, inline if local is None else local.offload)
+        async with _running(cache):
+            disk = Disk(
+                cache,
+                layout.geometry,
+                read_only=True,
+                look_size=None if asked.size_bytes else lambda: resize.look_size(place, asked),
+            )
+            yield await OverlaidDisk.over(disk, epochs) if epochs else disk
+    finally:
+        if files is not None:
+            files.close()
+
+
+@asynccontextmanager
 async def _attached(
     place: Place,
     found: Volume,
@@ -136,16 +164,10 @@ async def _attached(
     directory: CacheDirectory | None,
     offload: Offload,
     uploads_max: int,
-) -> AsyncIterator[Disk]:
+) -> AsyncIterator[Device]:
     if asked.read_only:
-        cache = BlockCache(layout, cache_settings, read_only=True)
-        async with _running(cache):
-            yield Disk(
-                cache,
-                layout.geometry,
-                read_only=True,
-                look_size=None if asked.size_bytes else lambda: resize.look_size(place, asked),
-            )
+        async with _read_only(place, found, asked, layout, cache_settings, local) as device:
+            yield device
         return
     disk: Disk | None = None
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from bucketry.core.geometry import Geometry
-from bucketry.disk.disk import Disk
+from bucketry.disk.interface import Device
 from bucketry.errors import BucketryError, Closed, Fenced
 from bucketry.testing.simulation.cells import Cells, Numbers, Torn, show
 from bucketry.testing.simulation.course import Users
@@ -38,7 +38,7 @@ class Attachment:
     """A disk that is attached, and what is known about it."""
 
     process: Process
-    disk: Disk
+    disk: Device
     session: Session
     #: What errors may be told of. Empty: none.
     may_fail: bool
@@ -293,7 +293,7 @@ class User:
                     history.check_read(everything[block], self._cells.zeros)
 
 
-def check_statistics(disk: Disk, *, is_flushed: bool) -> None:
+def check_statistics(disk: Device, *, is_flushed: bool) -> None:
     """The figures of a disk agree with each other. Raises Violation."""
     figures = disk.statistics()
     cache: Any = figures["cache"]

@@ -25,8 +25,8 @@ from bucketry.core.geometry import Geometry
 from bucketry.core.lease import DURATION_SECONDS
 from bucketry.core.names import BlockNames
 from bucketry.disk import lifecycle
-from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Place
+from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
 from bucketry.errors import BucketryError, Closed, Fenced, JournalPending, Mismatch
 from bucketry.layout import volume as volumes
@@ -286,7 +286,7 @@ class World:
         self.events["journals refused"] += 1
         self._disks[process.machine].lose()
 
-    async def _read_all(self, disk: Disk) -> dict[int, Numbers]:
+    async def _read_all(self, disk: Device) -> dict[int, Numbers]:
         """What a disk holds, as long as it takes."""
         size = self._geometry.block_size_bytes
         seen: dict[int, Numbers] = {}
