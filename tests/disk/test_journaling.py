@@ -4,126 +4,32 @@ belong."""
 import asyncio
 import errno
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
 
-from bucketry.bucket.fenced import Fence, FencedBucket
-from bucketry.bucket.memory import MemoryBucket, MemoryStore
-from bucketry.codec.offload import Offload, inline
+from bucketry.bucket.memory import MemoryBucket
+from bucketry.codec.offload import inline
 from bucketry.core import lease as rules
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.journal import Passed
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
-from bucketry.disk.holding import Place
 from bucketry.disk.interface import Device
-from bucketry.disk.lifecycle import Local
-from bucketry.disk.machine import ThisMachine
 from bucketry.errors import BucketryError, Corrupt, Mismatch, Unavailable, Unfinished
-from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
+from bucketry.settings import CacheSettings, VolumeSettings
 from bucketry.testing.faulty_bucket import Delay, Fail, FaultyBucket, FlipBit
-from bucketry.testing.memory_files import Fault, MemoryFiles
+from bucketry.testing.memory_files import Fault
 from bucketry.testing.virtual_time import on_virtual_time
+from disk_world import BLOCK, BLOCKS, FORMAT, World, killed, new_world
 
-BLOCK = 512
 T = TypeVar("T")
 TIME = "2026-11-21T19:38:00Z"
 ELSEWHERE = Holder(host="elsewhere", boot_id="another", pid=7, start_time=1, token=0x1234)
-BLOCKS = 16
-FORMAT = VolumeFormat(size_bytes=BLOCKS * BLOCK, block_size_bytes=BLOCK)
-JOURNAL_BYTES = 1 << 20
-
-
-def killed(files: MemoryFiles) -> MemoryFiles:
-    """What the next process finds when this one is gone, but the machine is not."""
-    return MemoryFiles.holding(files.contents())
-
-
-class Machine(ThisMachine):
-    """A machine on which one process runs after the other; each has ended when the next one looks."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def this_process(self, token: int) -> Holder:
-        self._count += 1
-        return Holder(host="here", boot_id="now", pid=self._count, start_time=1, token=token)
-
-    def has_ended(self, holder: Holder) -> bool:
-        return holder.host == "here"
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
-class World:
-    """A store, one machine's way to it, and that machine's local files."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.faulty = FaultyBucket(MemoryBucket(self.store))
-        self.files = MemoryFiles()
-        self.machine = Machine()
-        #: What the local files do.
-        self.fault: Fault | None = None
-
-    def place(self) -> Place:
-        fence = Fence()
-        return Place(FencedBucket(self.faulty, fence), self.faulty, fence, "vol/", "salt", self.machine)
-
-    def blocks(self) -> dict[int, bytes]:
-        """What is in the bucket."""
-        return {
-            int(key[-8:], 16): bytes(data)
-            for key, (_, data) in self.store.objects.items()
-            if not key.endswith((LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME))
-        }
-
-    @asynccontextmanager
-    async def opened(
-        self,
-        *,
-        force: bool = False,
-        journal_bytes: int = JOURNAL_BYTES,
-        dirty_max_bytes: int = 1 << 20,
-        write_delay_seconds: float = 3600.0,
-        offload: Offload = inline,
-    ) -> AsyncIterator[Device]:
-        settings = CacheSettings(
-            memory_bytes=1 << 20,
-            dirty_max_bytes=dirty_max_bytes,
-            write_delay_seconds=write_delay_seconds,
-            durability="journal",
-            cache_dir="/nowhere",  # type: ignore[arg-type]
-            journal_bytes=journal_bytes,
-        )
-        self.files = killed(self.files)  # what the process before left
-        self.files.fault = self.fault
-        local = Local(lambda: self.files, lambda: bool(self.files.sizes()), offload)
-        async with lifecycle.opened(
-            self.place(), VolumeSettings(force=force), settings, offload=inline, uploads_max=4, local=local
-        ) as disk:
-            yield disk
-
-    @asynccontextmanager
-    async def opened_and_killed(self) -> AsyncIterator[Device]:
-        """As ``opened``, but at the end the process is gone: nothing reaches the bucket any more, and the
-        next process finds the files as they are."""
-        with pytest.raises(Unfinished):
-            async with self.opened() as disk:
-                await disk.extents(0, 1)  # the survey is over
-                yield disk
-                self.faulty.outage = True
-                # Something that the journal must not have: it was not flushed.
-                await disk.write(15 * BLOCK, b"unflushed")
-                left = killed(self.files)
-        self.files = left
-        self.faulty.outage = False
 
 
 @contextmanager
@@ -140,13 +46,6 @@ def watched(world: World) -> Iterator[list[dict[int, bytes]]]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MemoryBucket, "put", put_and_look)
         yield seen
-
-
-async def new_world() -> World:
-    """A world with an empty volume."""
-    world = World()
-    await lifecycle.create(world.place(), FORMAT, None)
-    return world
 
 
 finds_damage = pytest.mark.logs(
