@@ -82,7 +82,8 @@ async def open_disk(
                 offload=threads,
                 uploads_max=uploads_max,
                 local=local,
-                cache_offload=cache_threads,
+                # A journal that is adopted comes alone: its directory may be another volume's otherwise.
+                cache_offload=None if cache.adopt_journal else cache_threads,
             ) as disk,
         ):
             yield disk

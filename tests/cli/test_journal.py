@@ -1,12 +1,15 @@
 """``bucketry journal`` over journals of real disks."""
 
 import io
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from bucketry.assemble import create_volume, open_disk
 from bucketry.cli.main import run_command
+from bucketry.errors import Mismatch
 from bucketry.serve import event_loop
 from bucketry.settings import BucketSettings, CacheSettings, VolumeFormat, VolumeSettings
 
@@ -39,8 +42,8 @@ def test_it_tells_what_is_to_be_replayed(cache: Path, capsys: pytest.CaptureFixt
     before = {file.name: file.read_bytes() for file in (cache / "journal").iterdir() if file.name != "lock"}
     assert run_command(["journal", str(cache)]) == 0
     said = capsys.readouterr().out
-    assert "of: volume" in said
-    assert "in 3 epochs" in said
+    assert f"volume: file://{cache.parent}/bucket/ (256 KiB)" in said
+    assert "to be replayed: 3 flushes, 12 KiB" in said
     assert before == {
         file.name: file.read_bytes() for file in (cache / "journal").iterdir() if file.name != "lock"
     }
@@ -66,7 +69,7 @@ def test_damage_in_the_middle_is_told_and_cut_when_wanted(
     assert run_command(["journal", str(cache), "--repair", "--force"]) == 0
     capsys.readouterr()
     assert run_command(["journal", str(cache)]) == 0
-    assert "in 1 epochs" in capsys.readouterr().out
+    assert "1 flushes" in capsys.readouterr().out
 
 
 def test_a_journal_can_be_discarded(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +83,58 @@ def test_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """A directory without a journal is code 3 and one line."""
     assert run_command(["journal", str(tmp_path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_flushes_are_listed_with_their_times(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Number, time, offset and length of each; the same for programs."""
+    assert run_command(["journal", str(cache), "--list"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"flush 1, \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z, 1 changes", said[0])
+    assert said[1] == "  offset 0: 4096 bytes"
+    assert run_command(["journal", str(cache), "--list", "--json"]) == 0
+    flushes = json.loads(capsys.readouterr().out)["flushes"]
+    assert [each["number"] for each in flushes] == [1, 2, 3]
+    assert flushes[2]["changes"] == [{"offset": 2 * BLOCK, "length": BLOCK, "zero": False}]
+
+
+def test_what_it_holds_can_be_saved(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--export writes an image of the disk's size with what the journal has in its place, and overwrites only
+    when told."""
+    image = cache.parent / "image"
+    assert run_command(["journal", str(cache), "--export", str(image)]) == 0
+    assert image.read_bytes() == b"".join(bytes([n + 1]) * BLOCK for n in range(3)) + bytes(61 * BLOCK)
+    assert run_command(["journal", str(cache), "--export", str(image)]) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_a_refused_journal_can_be_replayed_knowingly(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has had the volume since: the attach refuses and names this command, which asks, and then
+    brings everything in."""
+    url = f"file://{cache.parent}/bucket"
+    bucket = BucketSettings(url=url)
+
+    async def change() -> None:
+        async with open_disk(bucket, VolumeSettings(), CacheSettings()) as disk:
+            await disk.write(0, b"later" * 1000)
+
+    async def attach() -> None:
+        settings = CacheSettings(cache_dir=cache, durability="journal")
+        async with open_disk(bucket, VolumeSettings(), settings):
+            pass
+
+    async def content() -> bytes:
+        async with open_disk(bucket, VolumeSettings(read_only=True), CacheSettings()) as disk:
+            return bytes(await disk.read(0, 3 * BLOCK))
+
+    event_loop.run(change())
+    with pytest.raises(Mismatch, match=r"somebody else has had the volume since.*bucketry journal .*--replay"):
+        event_loop.run(attach())
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run_command(["journal", str(cache), "--replay", url]) == 130
+    assert event_loop.run(content())[:5] == b"later"
+    assert run_command(["journal", str(cache), "--replay", url, "--force"]) == 0
+    assert event_loop.run(content()) == b"".join(bytes([n + 1]) * BLOCK for n in range(3))
+    assert "replayed: everything is in" in capsys.readouterr().out
+    event_loop.run(attach())

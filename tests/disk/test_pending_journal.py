@@ -1,5 +1,5 @@
-"""What a killed process left in its journal is known to the bucket: no next attach, in any mode or place, passes
-over it in silence, and nothing older goes over newer data."""
+"""What a killed process left in its journal is known to the bucket: no next attach, in any mode or place,
+passes over it in silence, and nothing older goes over newer data."""
 
 import asyncio
 import dataclasses
@@ -83,7 +83,7 @@ async def test_force_gives_a_pending_journal_up_and_it_is_refused_then() -> None
     world = await crashed_world()
     async with world.opened(durability="bucket", has_directory=False, force=True) as disk:
         await disk.write(4, b"his!")
-    with pytest.raises(Mismatch, match="somebody else has had the volume since.*--replay"):
+    with pytest.raises(Mismatch, match=r"somebody else has had the volume since.*--replay"):
         async with world.opened():
             pass
     async with world.opened(adopt=True) as disk:
@@ -167,8 +167,8 @@ async def test_a_read_only_attach_says_what_it_does_not_show(
 @pytest.mark.parametrize("durability", ["journal", "bucket"])
 @on_virtual_time
 async def test_another_directory_in_its_place_is_refused(what: str, durability: str) -> None:
-    """An empty directory (its filesystem is not mounted), a fresh journal, and that of another volume; then the
-    real one is still right."""
+    """An empty directory (its filesystem is not mounted), a fresh journal, and that of another volume; then
+    the real one is still right."""
     world = await crashed_world()
     real = world.files
     world.files = MemoryFiles()
@@ -276,8 +276,8 @@ async def test_a_copy_of_the_volume_does_not_take_the_journal() -> None:
 
 @on_virtual_time
 async def test_after_a_restore_of_the_bucket_nothing_kept_locally_is_believed() -> None:
-    """The bucket goes back to an earlier copy; another machine writes and unmounts cleanly, so that the count of
-    holders repeats. The journal of the later time is refused and kept."""
+    """The bucket goes back to an earlier copy; another machine writes and unmounts cleanly, so that the count
+    of holders repeats. The journal of the later time is refused and kept."""
     world = await new_world()
     async with world.opened():
         pass
@@ -366,7 +366,7 @@ async def test_check_tells_of_a_pending_journal() -> None:
     """What a check reads is not all that was flushed, and it says so."""
     world = await crashed_world()
     findings = [
-        str(finding.text)
+        str(finding.message)
         async for step in check(
             world.place(),
             VolumeSettings(),

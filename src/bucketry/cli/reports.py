@@ -27,6 +27,20 @@ def volume_report(info: "VolumeInfo") -> dict[str, object]:
         "created": info.created,
         "mounted_by": info.mounted_by,
         "lease": _lease_report(info.holding),
+        "pending_journal": _journal_report(info.holding),
+    }
+
+
+def _journal_report(holding: "Holding") -> dict[str, object] | None:
+    """A journal that may hold what the bucket lacks; None: there is none."""
+    journal = holding.journal
+    if journal is None:
+        return None
+    return {
+        "host": journal.host,
+        "directory": journal.directory,
+        "pending_bytes": journal.pending_bytes,
+        "as_of": journal.as_of,
     }
 
 

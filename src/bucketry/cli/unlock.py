@@ -39,3 +39,8 @@ def unlock(url: str, force: bool, connection: Connection) -> None:
         raise BucketryError("nothing was unlocked")
     event_loop.run(unlock_volume(bucket, seen=seen))
     say(f"unlocked {url}, which was in use by {seen.holder}")
+    if seen.journal is not None:
+        say(
+            f"flushed writes may be only in {seen.journal}: attach it there with --cache-dir, or give them "
+            "up with bucketry attach --force"
+        )

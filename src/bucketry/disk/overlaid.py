@@ -9,7 +9,8 @@ from bucketry.core.bytes_like import BytesLike
 from bucketry.core.journal import Place
 from bucketry.core.overlay import Overlay, Piece
 from bucketry.disk.disk import Disk
-from bucketry.disk.interface import ExtentStatus
+from bucketry.disk.interface import ExtentStatus, Unsaved
+from bucketry.errors import BucketryError
 
 
 class _Record(NamedTuple):
@@ -111,6 +112,12 @@ class OverlaidDisk:
 
     async def grow(self, size_bytes: int, *, force: bool = False) -> None:
         await self._disk.grow(size_bytes, force=force)
+
+    async def unsaved(self) -> Unsaved:
+        return await self._disk.unsaved()
+
+    async def wait_lost(self) -> BucketryError:
+        return await self._disk.wait_lost()
 
     def statistics(self) -> Mapping[str, object]:
         """Those of the disk below, and what is shown of the journal: ``ranges`` that cover ``size_bytes``,
