@@ -82,6 +82,7 @@ class World:
         durability: str = "journal",
         has_directory: bool = True,
         adopt: bool = False,
+        required: bool = False,
         prefix: str = "vol/",
         journal_bytes: int = JOURNAL_BYTES,
         dirty_max_bytes: int = 1 << 20,
@@ -96,6 +97,7 @@ class World:
             cache_dir=Path("/nowhere"),
             journal_bytes=journal_bytes,
             adopt_journal=adopt,
+            require_journal=required,
         )
         self.files = killed(self.files)  # what the process before left
         self.files.fault = self.fault

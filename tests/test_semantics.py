@@ -19,7 +19,18 @@ HELD_BY = {
         "disk/test_journaling.py::test_what_was_flushed_survives_a_kill",
         "disk/test_journaling.py::test_random_kills_and_power_cuts",
     ],
+    "A pending journal is known to the bucket": [
+        "disk/test_pending_journal.py::test_an_attach_without_the_directory_is_refused",
+        "disk/test_pending_journal.py::test_the_other_durability_replays_it_first",
+        "disk/test_pending_journal.py::test_a_read_only_attach_shows_it",
+        "disk/test_pending_journal.py::test_another_directory_in_its_place_is_refused",
+        "disk/test_pending_journal.py::test_repair_and_resize_and_erase_ask_first",
+        "disk/test_pending_journal.py::test_unlock_keeps_the_journal_pending",
+    ],
     "A journal is never replayed": [
+        "disk/test_pending_journal.py::test_an_older_copy_of_the_directory_is_refused",
+        "disk/test_pending_journal.py::test_a_copy_of_the_volume_does_not_take_the_journal",
+        "disk/test_pending_journal.py::test_after_a_restore_of_the_bucket_nothing_kept_locally_is_believed",
         "disk/test_journaling.py::test_a_journal_is_not_replayed_over_somebody_elses_writes",
         "disk/test_journaling.py::test_nor_over_an_s3backers",
         "disk/test_journaling.py::test_nor_into_another_volume",

@@ -232,6 +232,9 @@ class CacheSettings:
     #: Replay a journal in ``cache_dir`` even if somebody else has had the volume since: it may undo what they
     #: wrote. Only for ``bucketry journal --replay``, which asks first.
     adopt_journal: bool = False
+    #: Refuse a read-only disk that would lack what is only in a journal, unless the process that has the
+    #: journal runs: then what is read is not of one moment anyhow.
+    require_journal: bool = False
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:

@@ -107,6 +107,7 @@ def test_what_it_holds_can_be_saved(cache: Path, capsys: pytest.CaptureFixture[s
     assert "--force" in capsys.readouterr().err
 
 
+@pytest.mark.logs("replayed 12 KiB")
 def test_a_refused_journal_can_be_replayed_knowingly(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,9 @@ def test_a_refused_journal_can_be_replayed_knowingly(
             return bytes(await disk.read(0, 3 * BLOCK))
 
     event_loop.run(change())
-    with pytest.raises(Mismatch, match=r"somebody else has had the volume since.*bucketry journal .*--replay"):
+    with pytest.raises(
+        Mismatch, match=r"somebody else has had the volume since.*bucketry journal .*--replay"
+    ):
         event_loop.run(attach())
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run_command(["journal", str(cache), "--replay", url]) == 130

@@ -404,3 +404,21 @@ async def test_a_journal_of_the_version_before_is_replayed() -> None:
     world.files = MemoryFiles.holding({name: bytes(data) for name, data in contents.items()})
     assert PAGE_BYTES > RECORD_BYTES
     assert await has_mine(world)
+
+
+@on_virtual_time
+async def test_an_export_is_refused_unless_it_has_everything() -> None:
+    """What must be whole is not read without the journal: refused without the directory, and with another one
+    in its place; with it everything is there."""
+    world = await crashed_world()
+    real = world.files
+    with pytest.raises(JournalPending, match=REFUSAL):
+        async with world.opened(read_only=True, has_directory=False, required=True):
+            pass
+    world.files = MemoryFiles.holding({"head": real.contents()["head"]})
+    with pytest.raises((Mismatch, Corrupt)):
+        async with world.opened(read_only=True, required=True):
+            pass
+    world.files = real
+    async with world.opened(read_only=True, required=True) as disk:
+        assert bytes(await disk.read(0, 4)) == b"mine"

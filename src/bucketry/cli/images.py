@@ -22,7 +22,7 @@ from bucketry.cli.options import (
     volume_options,
 )
 from bucketry.cli.output import check_standard_output, say
-from bucketry.cli.parameters import url_argument
+from bucketry.cli.parameters import EXISTING_DIRECTORY, url_argument
 from bucketry.cli.progress import progress
 from bucketry.cli.secrets import new_password, with_password
 from bucketry.core.units import exact_size, format_size
@@ -98,9 +98,28 @@ def import_command(
 @url_argument
 @_IMAGE
 @click.option("--force", is_flag=True, help="Overwrite IMAGE.")
+@click.option(
+    "--cache-dir",
+    type=EXISTING_DIRECTORY,
+    metavar="DIR",
+    help="Export what a journal in DIR holds, too, after a crash of the process that had it.",
+)
+@click.option(
+    "--without-journal",
+    is_flag=True,
+    help="Export what the bucket holds, although flushed writes may be only in a journal.",
+)
 @stored_volume_options
 @connection_options
-def export_command(url: str, image: str, force: bool, volume: Volume, connection: Connection) -> None:
+def export_command(
+    url: str,
+    image: str,
+    force: bool,
+    cache_dir: Path | None,
+    without_journal: bool,
+    volume: Volume,
+    connection: Connection,
+) -> None:
     """Copy the disk at URL to IMAGE, a file, a block device or - for standard output.
 
     Holes stay holes. A file appears under its name only when it is complete. The disk is opened for reading
@@ -111,9 +130,12 @@ def export_command(url: str, image: str, force: bool, volume: Volume, connection
     if image != "-" and not force and Path(image).exists() and not Path(image).is_block_device():
         raise AlreadyExists(f"{image} exists; --force overwrites it")
 
+    # Blocks that are read once are not kept.
+    cache = CacheSettings(cache_dir=cache_dir, cache_size_bytes=0, require_journal=not without_journal)
+
     def copy(password: Secret | None) -> None:
         with _image_to_write(image) as target:
-            event_loop.run(_export(target, bucket, volume, password))
+            event_loop.run(_export(target, bucket, volume, password, cache))
 
     with_password(volume, copy)
     say(f"exported {url} to {image}", err=image == "-")
@@ -172,11 +194,13 @@ def _import(
     return event_loop.run(run())
 
 
-async def _export(target: int, bucket: BucketSettings, volume: Volume, password: Secret | None) -> None:
+async def _export(
+    target: int, bucket: BucketSettings, volume: Volume, password: Secret | None, cache: CacheSettings
+) -> None:
     from bucketry.assemble import open_disk
 
     with progress("exporting") as update:
-        async with open_disk(bucket, volume.settings(password, read_only=True), CacheSettings()) as device:
+        async with open_disk(bucket, volume.settings(password, read_only=True), cache) as device:
             await export_image(device, target, progress=update)
 
 

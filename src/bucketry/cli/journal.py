@@ -1,6 +1,6 @@
-"""``bucketry journal``: what a journal on local disk holds, and what to do with one that an attach refuses."""
+"""``bucketry journal``: what a journal on local disk holds, and what to do with one that was refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +9,9 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, json_option, stored_volume_options
+from bucketry.cli.options import Connection, Volume, connection_options, stored_volume_options
 from bucketry.cli.output import confirm_or_abort, say, say_all, say_json
-from bucketry.cli.parameters import EXISTING_DIRECTORY, URL
+from bucketry.cli.parameters import EXISTING_DIRECTORY, json_option
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size
 from bucketry.errors import AlreadyExists, BucketryError, NotFound
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--replay",
-    type=URL,
     metavar="URL",
     help="Bring what it holds into the volume at URL, even if somebody else has written there since.",
 )
@@ -68,8 +67,8 @@ def journal(
     """Show what the journal in CACHE_DIR holds.
 
     CACHE_DIR is what was given as --cache-dir. The next attach with it brings what the journal holds into the
-    bucket, unless it refuses the journal: then --export saves it, and --replay brings it in. Without an option
-    nothing is changed.
+    bucket. If it refuses the journal, --export saves it and --replay brings it in. Without an option nothing
+    is changed.
     """
     if sum((as_list, export is not None, replay is not None, repair, discard)) > 1:
         raise click.UsageError("--list, --export, --replay, --repair and --discard exclude each other")
@@ -176,7 +175,7 @@ def _time(time_ms: int) -> str | None:
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03}Z"
 
 
-# -- saving and replaying --------------------------------------------------------------------------------------
+# -- saving and replaying ------------------------------------------------------------------------------------
 
 
 def _export(files: "DirectoryFiles", report: "JournalReport", target: Path, *, force: bool) -> None:
@@ -198,15 +197,14 @@ def _export(files: "DirectoryFiles", report: "JournalReport", target: Path, *, f
                         _write_zeros(image.write, change.extent.length)
 
     event_loop.run(write())
-    say(f"wrote {report.epoch_count} flushes to {target}; bytes that the journal does not have are holes there")
+    say(f"wrote {report.epoch_count} flushes to {target}; what the journal does not have is a hole there")
 
 
 #: Zeros are written so many at a time.
 _ZEROS = bytes(1 << 20)
 
 
-def _write_zeros(write: "object", length: int) -> None:
-    assert callable(write)
+def _write_zeros(write: Callable[[bytes], object], length: int) -> None:
     while length:
         step = min(length, len(_ZEROS))
         write(_ZEROS[:step])
@@ -237,7 +235,7 @@ def _replay(cache_dir: Path, url: str, volume: Volume, connection: Connection, *
     say(f"replayed: everything is in {url}")
 
 
-# -- giving up -------------------------------------------------------------------------------------------------
+# -- giving up -----------------------------------------------------------------------------------------------
 
 
 def _repair(files: "DirectoryFiles", report: "JournalReport", *, force: bool) -> None:

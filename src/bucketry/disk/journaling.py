@@ -24,7 +24,7 @@ from bucketry.core.pending_journal import PendingJournal, printable_directory
 from bucketry.core.units import format_size
 from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
-from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure
+from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure, pending_journal, was_renewed_lately
 from bucketry.errors import Busy, Corrupt, Mismatch, Unavailable, Unsupported
 from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
@@ -212,14 +212,18 @@ class AttachedJournal:
 
 
 async def look_at_journal(
-    place: Place, found: Volume, files: Files | None, offload: Offload
+    place: Place, found: Volume, files: Files | None, offload: Offload, *, required: bool
 ) -> Sequence[RecoveredEpoch]:
-    """What a read-only attachment is to show of a journal; None: it has none. What it cannot show is said on
-    the terminal, for it is missing from what is read. Nothing is changed.
+    """What a read-only attachment is to show of the journal in ``files``; None: it was given none. What it
+    cannot show is said on the terminal, for it is missing from what is read; when all is ``required``, and no
+    process that runs has the journal, JournalPending or what Journal.open raises. Nothing is changed.
     """
     seen = await holding.look(place)
     pending = seen.journal
+    required = required and not _is_alive(place, seen)
     if files is None:
+        if pending is not None and required:
+            raise pending_journal(place.url, pending)
         if pending is not None:
             _notices.warning(
                 "%s: what is only in %s is not shown; on that host, --cache-dir shows it", place.url, pending
@@ -236,6 +240,8 @@ async def look_at_journal(
             offload=offload,
         )
     except (Mismatch, Corrupt, Unsupported) as error:
+        if required:
+            raise
         _notices.warning("%s: what is only in a journal is not shown: %s", place.url, error)
         return ()
     if pending is None:
@@ -243,6 +249,14 @@ async def look_at_journal(
     if epochs:
         _notices.warning("%s: shown with what is only in %s", place.url, pending)
     return epochs
+
+
+def _is_alive(place: Place, seen: Holding) -> bool:
+    """Whether the process that has the volume seems to run."""
+    lease = seen.lease
+    if lease is None or lease.holder is None or seen.has_ended:
+        return False
+    return was_renewed_lately(lease, place.machine.utc_now())
 
 
 def _marks(lease: Lease | None) -> tuple[int, str] | None:

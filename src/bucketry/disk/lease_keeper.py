@@ -92,6 +92,12 @@ def _no_journal(_as_of: str) -> PendingJournal | None:
     return None
 
 
+def was_renewed_lately(found: Lease, utc_now: datetime) -> bool:
+    """Whether a lease has been renewed within its duration, as the clocks of both machines have it."""
+    renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return abs((utc_now - renewed).total_seconds()) < found.duration_seconds
+
+
 def pending_journal(url: str, journal: PendingJournal) -> JournalPending:
     """The refusal to open the volume at ``url`` without a journal that may hold what the bucket lacks."""
     return JournalPending(
@@ -214,9 +220,7 @@ class LeaseKeeper:
             raise pending_journal(f"{self._bucket.url}/{self._prefix}", found.journal)
 
     def _was_renewed_lately(self, found: Lease) -> bool:
-        """As the clocks of both machines have it."""
-        renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        return abs((self._utc_now() - renewed).total_seconds()) < found.duration_seconds
+        return was_renewed_lately(found, self._utc_now())
 
     async def _watch_other(self, found: Lease, etag: str) -> None:
         """Return when the lease has stayed as it is for its duration. Raises Busy when it was renewed, or

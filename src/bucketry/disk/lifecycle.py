@@ -139,7 +139,13 @@ async def _read_only(
     files = local.journal_files() if local is not None and local.has_journal() else None
     try:
         cache = BlockCache(layout, cache_settings, read_only=True)
-        epochs = await look_at_journal(place, found, files, inline if local is None else local.offload)
+        epochs = await look_at_journal(
+            place,
+            found,
+            files,
+            inline if local is None else local.offload,
+            required=cache_settings.require_journal,
+        )
         async with _running(cache):
             disk = Disk(
                 cache,
