@@ -23,7 +23,7 @@ from bucketry.core.priority import Priority
 from bucketry.errors import AlreadyExists, Denied
 from bucketry.files.upload import Uploaded, upload
 from bucketry.settings import UploadSettings
-from bucketry.testing.faulty_bucket import FaultyBucket
+from bucketry.testing.faulty_bucket import Delay, FaultyBucket
 from bucketry.testing.virtual_time import on_virtual_time
 
 PART = 2 << 20
@@ -170,6 +170,24 @@ def test_a_store_that_keeps_conditions_is_trusted_from_then_on(size: int, file: 
         await send(below, file, "dir/another")
         if size <= PART:
             assert [request.operation for request in below.requests[done_count:]] == ["put"]
+
+    run()
+
+
+def test_of_many_at_once_one_finds_out(tmp_path: Path) -> None:
+    """The others look before and after meanwhile; each file is put once, but for one."""
+    names = [f"dir/{number}" for number in range(8)]
+    for name in names:
+        (tmp_path / name.replace("/", "-")).write_bytes(name.encode())
+
+    @on_virtual_time
+    async def run() -> None:
+        below = FaultyBucket(Unknown(MemoryStore()))
+        below.plan(Delay(0.1), times=100)
+        await asyncio.gather(*(send(below, tmp_path / name.replace("/", "-"), name) for name in names))
+        operations = [request.operation for request in below.requests]
+        assert operations.count("put") == len(names) + 1
+        assert below.conditions.kept is True
 
     run()
 

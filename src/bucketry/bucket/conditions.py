@@ -30,6 +30,7 @@ async def find_out(
 ) -> None:
     """Put an object that is there already once more, with its own bytes, which a store that keeps conditions
     refuses. Sets ``bucket.conditions.kept``."""
+    bucket.conditions.is_tried = True
     try:
         await bucket.put(key, data, attributes=attributes, condition=IfAbsent(), priority=priority)
     except (AlreadyExists, PreconditionFailed):
@@ -38,6 +39,8 @@ async def find_out(
         bucket.conditions.kept = False
     else:
         bucket.conditions.kept = False
+    finally:
+        bucket.conditions.is_tried = False
 
 
 async def find_out_beside(bucket: Bucket, key: str, priority: Priority) -> None:

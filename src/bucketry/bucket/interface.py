@@ -133,6 +133,8 @@ class Conditions:
     #: Whether stores of this kind differ in the conditions that they keep.
     differ: bool = False
     has_warned: bool = False
+    #: Whether somebody is finding out.
+    is_tried: bool = False
 
 
 class Bucket(Protocol):

@@ -213,7 +213,7 @@ async def _upload_whole(
         except AlreadyExists:
             pass
         else:
-            if bucket.conditions.kept is False:
+            if bucket.conditions.kept is not True:
                 etag = await _etag_of_ours(bucket, key, etag, file, summed, offload)
             return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
         try:
@@ -232,7 +232,7 @@ async def _put_where_absent(
     """Put the object, and return its ETag. Raises AlreadyExists.
 
     A store that keeps conditions says itself what is there. Where it does not, or nobody knows yet, that is
-    looked at before; where it does not, the caller looks once more after."""
+    looked at before; unless it surely does, the caller looks once more after."""
     conditions = bucket.conditions
     if conditions.kept is None and len(data) > _PROBE_BYTES_MAX:
         await find_out_beside(bucket, key, priority)
@@ -260,7 +260,8 @@ async def _put_where_absent(
             raise
         conditions.kept = False
         return await _put_where_absent(bucket, key, data, summed, priority)
-    if conditions.kept is None:
+    if conditions.kept is None and not conditions.is_tried:
+        # Of many who put at once, one does.
         await find_out(bucket, key, data, summed.attributes, priority)
     if conditions.kept is False:
         _warn(bucket)
