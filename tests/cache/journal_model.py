@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from bucketry.cache.journal import JOURNAL_BYTES_MIN, Journal, RecoveredEpoch
+from bucketry.cache.journal import JOURNAL_BYTES_MIN, Journal
+from bucketry.cache.left_journal import RecoveredEpoch
 from bucketry.core.geometry import Extent
 from bucketry.core.journal import JournalIdentity, Kept, Passed
 from bucketry.errors import Unavailable

@@ -10,15 +10,8 @@ from typing import Any
 
 import pytest
 
-from bucketry.cache.journal import (
-    JOURNAL_BYTES_MIN,
-    Journal,
-    JournalReport,
-    RecoveredEpoch,
-    discard,
-    inspect,
-    repair,
-)
+from bucketry.cache.journal import JOURNAL_BYTES_MIN, Journal
+from bucketry.cache.left_journal import JournalReport, RecoveredEpoch, discard, inspect, repair
 from bucketry.codec.offload import inline
 from bucketry.core.geometry import Extent
 from bucketry.core.journal import (

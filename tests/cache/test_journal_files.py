@@ -14,8 +14,9 @@ from random import Random
 
 import pytest
 
-from bucketry.cache.journal import Journal, inspect
+from bucketry.cache.journal import Journal
 from bucketry.cache.journal_files import DirectoryFiles, Files
+from bucketry.cache.left_journal import inspect
 from bucketry.codec.offload import inline
 from bucketry.errors import Busy, Closed, Invalid
 from bucketry.layout.interface import Change, Write

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
-from bucketry.cache.journal import Journal, RecoveredEpoch
+from bucketry.cache.journal import Journal
+from bucketry.cache.left_journal import RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent, Geometry, Span

@@ -18,8 +18,8 @@ from bucketry.errors import AlreadyExists, BucketryError, NotFound
 from bucketry.serve import event_loop
 
 if TYPE_CHECKING:
-    from bucketry.cache.journal import JournalReport
     from bucketry.cache.journal_files import DirectoryFiles
+    from bucketry.cache.left_journal import JournalReport
     from bucketry.settings import Secret
 
 
@@ -111,9 +111,9 @@ def _files(cache_dir: Path) -> Iterator["DirectoryFiles"]:
 
 
 def _report(files: "DirectoryFiles") -> "JournalReport":
-    from bucketry.cache import journal as journals
+    from bucketry.cache import left_journal
 
-    report = journals.inspect(files)
+    report = left_journal.inspect(files)
     if report is None:
         raise NotFound(f"there is no journal in {files.place}")
     return report
@@ -147,7 +147,7 @@ def _lines(report: "JournalReport") -> Iterator[str]:
 
 
 async def _list(files: "DirectoryFiles", *, as_json: bool) -> None:
-    from bucketry.cache.journal import left_epochs
+    from bucketry.cache.left_journal import left_epochs
     from bucketry.codec.offload import inline
 
     flushes = []
@@ -181,7 +181,7 @@ def _time(time_ms: int) -> str | None:
 def _export(files: "DirectoryFiles", report: "JournalReport", target: Path, *, force: bool) -> None:
     if target.exists() and not force:
         raise AlreadyExists(f"{target} exists; --force overwrites it")
-    from bucketry.cache.journal import left_epochs
+    from bucketry.cache.left_journal import left_epochs
     from bucketry.codec.offload import inline
     from bucketry.layout.interface import Write
 
@@ -239,16 +239,16 @@ def _replay(cache_dir: Path, url: str, volume: Volume, connection: Connection, *
 
 
 def _repair(files: "DirectoryFiles", report: "JournalReport", *, force: bool) -> None:
-    from bucketry.cache import journal as journals
+    from bucketry.cache import left_journal
 
     if not force:
         confirm_or_abort(f"Give up {format_size(report.lost_bytes)} of writes?")
-    journals.repair(files)
+    left_journal.repair(files)
     say("repaired: what comes before the damage can be replayed")
 
 
 def _discard(files: "DirectoryFiles", *, force: bool) -> None:
-    from bucketry.cache import journal as journals
+    from bucketry.cache import left_journal
 
     try:
         say_all(_lines(_report(files)))
@@ -258,5 +258,5 @@ def _discard(files: "DirectoryFiles", *, force: bool) -> None:
         say(f"journal: {error}")
     if not force:
         confirm_or_abort("Give up everything in this journal?")
-    journals.discard(files)
+    left_journal.discard(files)
     say("discarded")

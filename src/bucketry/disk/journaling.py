@@ -15,8 +15,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bucketry.cache.journal import Journal, RecoveredEpoch, peek
+from bucketry.cache.journal import Journal
 from bucketry.cache.journal_files import Files
+from bucketry.cache.left_journal import RecoveredEpoch, peek
 from bucketry.codec.offload import Offload
 from bucketry.core.journal import JournalIdentity, Passed
 from bucketry.core.lease import Lease

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bucketry.cache.journal import RecoveredEpoch
+from bucketry.cache.left_journal import RecoveredEpoch
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.journal import Place
 from bucketry.core.overlay import Overlay, Piece
