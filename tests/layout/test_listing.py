@@ -1,6 +1,7 @@
 """Which blocks are stored: every name once, in as few requests as that takes."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bucketry.bucket.connect import connect
+from bucketry.bucket.directory import DirectoryBucket
 from bucketry.bucket.interface import Entry
 from bucketry.bucket.memory import MemoryBucket
 from bucketry.core.names import MOUNT_TOKEN_NAME, SUPERBLOCK_NAME, BlockNames
 from bucketry.core.priority import Priority
 from bucketry.errors import Unavailable
-from bucketry.layout.listing import RANGE_COUNT, list_blocks, list_blocks_between
+from bucketry.layout.listing import list_blocks, list_blocks_between
 from bucketry.settings import BucketSettings
 from servers.seaweed import Seaweed
 
@@ -76,7 +78,7 @@ async def test_every_block_is_found_once(hash_prefix: bool, block_count: int, st
 
 
 @pytest.mark.parametrize(
-    ("stored_count", "pages_max"), [(0, 1), (900, 1), (1900, 2), (8000, 8 + 2 + RANGE_COUNT)]
+    ("stored_count", "pages_max"), [(0, 1), (900, 1), (1900, 2), (8000, 8 + 2 + MemoryBucket().listings_max)]
 )
 async def test_requests_are_few(stored_count: int, pages_max: int) -> None:
     """A small volume costs a page or two; a large one not many more than its names fill."""
@@ -155,3 +157,28 @@ async def test_a_real_server_lists_the_same(seaweed: Seaweed, tmp_path: Path, ha
         assert sorted(found) == sorted(stored)
     finally:
         await bucket.close()
+
+
+@pytest.mark.parametrize("hash_prefix", [False, True])
+async def test_a_directory_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_prefix: bool
+) -> None:
+    """Several listings side by side would each read all of it, for there the store is this machine."""
+    names = BlockNames("p/", 1 << 20, hash_prefix)
+    (tmp_path / "p").mkdir()
+    blocks = list(range(0, 9000, 2))
+    for block in blocks:
+        (tmp_path / names.key(block)).touch()
+    read: list[object] = []
+    original = os.scandir
+
+    def noted(directory: int) -> "os._ScandirIterator[str]":
+        read.append(str(Path(f"/proc/self/fd/{directory}").readlink()))
+        return original(directory)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    bucket = DirectoryBucket(tmp_path, threads_count_max=4)
+    found = [block async for page in list_blocks(bucket, names) for block, _ in page]
+    await bucket.close()
+    assert sorted(found) == blocks
+    assert read == [str(tmp_path), str(tmp_path / "p")]

@@ -32,6 +32,7 @@ from bucketry.bucket.envelope import (
     HEADER_BYTES_MAX,
     Header,
     decode_header,
+    decode_without_attributes,
     encode_header,
     header_size,
 )
@@ -55,6 +56,7 @@ from bucketry.bucket.interface import (
 )
 from bucketry.bucket.keys import check_key, key_flaw
 from bucketry.bucket.parts import check_part, check_part_size, check_parts
+from bucketry.bucket.sorted_names import SortedNames
 from bucketry.bucket.threads import Threads
 from bucketry.core.names import LEASE_NAME
 from bucketry.core.priority import Priority
@@ -86,6 +88,8 @@ _UPLOAD_LIMITS = UploadLimits(
 )
 #: Enough for the header of nearly every object in one read.
 _FIRST_READ_BYTES = 4096
+#: The same for the header of a block, of which a listing reads many.
+_LISTED_READ_BYTES = 1024
 #: A file of a writer that died is removed when it is older; a living writer holds a lock on its file, so that
 #: the age only has to cover the moment between making the file and locking it.
 _STALE_AFTER_SECONDS = 3600
@@ -159,6 +163,10 @@ class DirectoryBucket:
     @property
     def conditions(self) -> Conditions:
         return self._conditions
+
+    @property
+    def listings_max(self) -> int:
+        return 1  # each would read the whole directory
 
     @property
     def upload_limits(self) -> UploadLimits:
@@ -472,31 +480,31 @@ class DirectoryBucket:
                     # Emptied meanwhile.
                     return
                 raise
-            for name in self._names(parent, directory):
+            names = stack.enter_context(contextlib.closing(SortedNames()))
+            self._read_names(names, parent, directory, prefix, after)
+            for name in names.ordered():
                 key = directory + name
                 if name.endswith("/"):
-                    # What is in it begins with its key; skip it where none of that is asked for.
-                    begins_right = key.startswith(prefix) or prefix.startswith(key)
-                    if begins_right and (after < key or after.startswith(key)):
-                        yield from self._walk(key, prefix, after)
-                elif key.startswith(prefix) and key > after:
-                    entry = _entry(parent, name, key)
-                    if entry is not None:
-                        yield entry
+                    yield from self._walk(key, prefix, after)
+                elif (entry := _entry(parent, name, key)) is not None:
+                    yield entry
 
-    def _names(self, parent: int, directory: str) -> Sequence[str]:
-        names = []
+    def _read_names(self, names: SortedNames, parent: int, directory: str, prefix: str, after: str) -> None:
+        """What of a directory, or below it, is asked for: one pass over its entries."""
         with os.scandir(parent) as found:
             for item in found:
                 name = item.name
-                if (not directory and name == PRIVATE_NAME) or key_flaw(directory + name) is not None:
+                key = directory + name
+                if (not directory and name == PRIVATE_NAME) or key_flaw(key) is not None:
                     continue
                 if item.is_dir(follow_symlinks=False):
-                    names.append(name + "/")
-                elif item.is_file(follow_symlinks=False):
-                    names.append(name)
-        names.sort()
-        return names
+                    key += "/"
+                    # What is in it begins with its key.
+                    begins_right = key.startswith(prefix) or prefix.startswith(key)
+                    if begins_right and (after < key or after.startswith(key)):
+                        names.add(name + "/")
+                elif key.startswith(prefix) and key > after and item.is_file(follow_symlinks=False):
+                    names.add(name)
 
 
 def _check_own_key(key: str) -> None:
@@ -519,24 +527,33 @@ def _entry(parent: int, name: str, key: str) -> Entry | None:
         return None
     status = os.fstat(file)
     try:
-        header = _header_of(file, _read(file, 0, min(_FIRST_READ_BYTES, status.st_size)), status)
+        begin = _read(file, 0, min(_LISTED_READ_BYTES, status.st_size))
+        size = header_size(begin)
+        if size == 0:
+            return Entry(key, status.st_size, _plain_etag(status))
+        if size > len(begin):
+            begin = _read(file, 0, size)
+        etag, data_size_bytes = decode_without_attributes(begin[:size], status.st_size)
+        return Entry(key, data_size_bytes, etag)
     except Corrupt:
         return Entry(key, status.st_size)
     finally:
         os.close(file)
-    return Entry(key, header.data_size_bytes, header.etag)
 
 
 def _header_of(file: int, begin: bytes, status: os.stat_result) -> Header:
     """The header of an open file of which ``begin`` is read; for a plain file, one made from its inode."""
     size = header_size(begin)
     if size == 0:
-        # Replaced by renaming, it becomes another inode; written in place, it gets another time.
-        etag = f'"plain-{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"'
-        return Header(etag, 0, status.st_size, NO_ATTRIBUTES)
+        return Header(_plain_etag(status), 0, status.st_size, NO_ATTRIBUTES)
     if size > len(begin):
         begin = _read(file, 0, size)
     return decode_header(begin[:size], status.st_size)
+
+
+def _plain_etag(status: os.stat_result) -> str:
+    """Replaced by renaming, it becomes another inode; written in place, it gets another time."""
+    return f'"plain-{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"'
 
 
 def _read(file: int, offset: int, size_bytes: int) -> bytes:

@@ -68,6 +68,13 @@ def header_size(begin: bytes) -> int:
 def decode_header(header: bytes, file_size_bytes: int | None) -> Header:
     """The header, checked against the file's size unless that is None (it is not finished yet). Raises
     Corrupt, with the end of a sentence."""
+    etag, data_size_bytes = decode_without_attributes(header, file_size_bytes)
+    size = header_size(header)
+    return Header(etag, size, data_size_bytes, _decode_attributes(header[_FIXED.size : size]))
+
+
+def decode_without_attributes(header: bytes, file_size_bytes: int | None) -> tuple[str, int]:
+    """The ETag, and the size of the data; the rest is as in ``decode_header``."""
     if len(header) < _FIXED.size:
         raise Corrupt("its header is cut short")
     _, size, checksum, data_size_bytes, etag = _FIXED.unpack_from(header)
@@ -77,7 +84,7 @@ def decode_header(header: bytes, file_size_bytes: int | None) -> Header:
         raise Corrupt("its header is damaged")
     if file_size_bytes is not None and size + data_size_bytes != file_size_bytes:
         raise Corrupt(f"it has {file_size_bytes - size} bytes of data, its header says {data_size_bytes}")
-    return Header(f'"{etag.hex()}"', size, data_size_bytes, _decode_attributes(header[_FIXED.size : size]))
+    return f'"{etag.hex()}"', data_size_bytes
 
 
 def _decode_attributes(text: bytes) -> Attributes:

@@ -196,6 +196,11 @@ class Bucket(Protocol):
         need."""
         ...
 
+    @property
+    def listings_max(self) -> int:
+        """So many listings of parts of the bucket, side by side, are faster than one after the other."""
+        ...
+
     # Uploads in parts: nobody sees the object before it is completed, and what is neither completed nor
     # aborted stays, and is paid for. Where ``upload_limits.parts_max`` is 0 they raise Unsupported.
 

@@ -33,6 +33,8 @@ from bucketry.errors import AlreadyExists, Closed, Invalid, NotFound, Preconditi
 
 #: Entries of one page of a listing: S3's.
 _PAGE_COUNT_MAX = 1000
+#: As of stores that have a network in between, for which this one stands in tests.
+_LISTINGS_MAX = 16
 
 #: S3's but for the least size of a part: tests of uploads need not be large.
 _LIMITS = UploadLimits(
@@ -164,6 +166,10 @@ class MemoryBucket:
     @property
     def conditions(self) -> Conditions:
         return self._conditions
+
+    @property
+    def listings_max(self) -> int:
+        return _LISTINGS_MAX
 
     @property
     def upload_limits(self) -> UploadLimits:

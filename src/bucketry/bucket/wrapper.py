@@ -69,6 +69,10 @@ class BucketWrapper:
         return self._below.list(prefix=prefix, after=after, priority=priority)
 
     @property
+    def listings_max(self) -> int:
+        return self._below.listings_max
+
+    @property
     def upload_limits(self) -> UploadLimits:
         return self._below.upload_limits
 

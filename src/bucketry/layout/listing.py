@@ -10,9 +10,6 @@ from bucketry.bucket.interface import Bucket, Entry
 from bucketry.bucket.wrapper import close_pages
 from bucketry.core.names import BlockNames
 
-#: Listings under way at once, as s3backer's. A listing answers a thousand names in some 50 ms, one page
-#: after the other; sixteen at once survey a million blocks in seconds.
-RANGE_COUNT = 16
 #: Names per page of any S3 store.
 _PAGE_NAMES = 1000
 #: Pages read one after the other before listing in parallel: a volume that ends within them costs no more
@@ -24,9 +21,11 @@ Found: TypeAlias = tuple[int, str | None]
 
 
 async def list_blocks(
-    bucket: Bucket, names: BlockNames, *, range_count: int = RANGE_COUNT
+    bucket: Bucket, names: BlockNames, *, range_count: int | None = None
 ) -> AsyncGenerator[list[Found], None]:
-    """Pages of the blocks that are stored, each once, in no particular order."""
+    """Pages of the blocks that are stored, each once, in no particular order. ``range_count``: in so many
+    listings at once at most; as many as the bucket likes by default."""
+    range_count = bucket.listings_max if range_count is None else range_count
     start = 0
     page_count = 0
     async with closing_pages(bucket.list(prefix=names.prefix)) as pages:
@@ -37,7 +36,7 @@ async def list_blocks(
             if last_key > names.key_before(names.lead_max + 1):
                 return
             # Names that are not blocks' may come before and between; go on from a block's.
-            if page_count >= _FIRST_PAGES and names.parse(last_key) is not None:
+            if range_count > 1 and page_count >= _FIRST_PAGES and names.parse(last_key) is not None:
                 start = names.lead(last_key) + 1
                 break
         else:
