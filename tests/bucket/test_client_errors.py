@@ -82,6 +82,11 @@ def test_answers(status: int, code: str, kind: type[BucketryError]) -> None:
         ("kind: Timeout, source: reqwest::Error { source: TimedOut }", Unavailable, "timed out"),
         ("kind: Connect source: invalid peer certificate: UnknownIssuer", Denied, "certificate"),
         ("error decoding response body ... IncompleteBody", Unavailable, "in the middle"),
+        (
+            'kind: Connect ... Os { code: 24, kind: Uncategorized, message: "Too many open files" }',
+            Unavailable,
+            "too many open files in this process",
+        ),
         ("something that nobody has seen yet", Unavailable, "failed"),
     ],
 )

@@ -171,8 +171,11 @@ def _s3_clients(
     first = s3_configuration(settings, environment, source)
     place = _s3_place(settings, location, first, None)  # what is wrong with the options shows now
 
+    just_found = [first]
+
     def load() -> S3Place:
-        found = s3_configuration(settings, environment, source)
+        # The first time it has just been found.
+        found = just_found.pop() if just_found else s3_configuration(settings, environment, source)
         if found.endpoint != first.endpoint:
             raise Invalid(
                 f"{location.bucket_url}: the endpoint is another one now: attach it anew to go there"
