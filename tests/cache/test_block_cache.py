@@ -431,7 +431,7 @@ async def test_the_fuller_the_cache_the_sooner_uploads_begin() -> None:
         async with running(dirty_blocks=8, write_delay_seconds=0.8) as (cache, layout):
             began = asyncio.get_running_loop().time()
             for n in range(count):
-                await cache.write(n, 5, b"a part")
+                await cache.write(n, 1, b"a part".ljust(BLOCK - 1))
             await until(lambda layout=layout: bool(layout.blocks))  # type: ignore[misc]
             waited[count] = round(asyncio.get_running_loop().time() - began, 1)
     assert waited == {4: 0.8, 5: 0.6, 6: 0.4, 7: 0.2}

@@ -368,12 +368,10 @@ class BlockCache:
             if self.zeros.is_zero(block):
                 return self._zero_view[: end - start]
             return self._table.peek_part(block, start, end)
-        data = slot.data
-        if data is None:
-            return self._zero_view[: end - start]
-        if slot.known is not None and not slot.known.covers(start, end):
-            return None
-        return data if end - start == self._block_size else memoryview(data)[start:end]
+        base = slot.base
+        if base and not slot.pages and slot.known is None:
+            return base if end - start == self._block_size else memoryview(base)[start:end]
+        return self._table.view(slot, start, end)
 
     async def read(self, spans: Sequence[Span]) -> list[BytesLike]:
         """The bytes of neighbouring spans, fetched together where they are not in memory. What is returned
@@ -505,14 +503,13 @@ class BlockCache:
                 self._incomplete_failed(block, error)
             return
         if not self._closed:
-            self._table.insert(block, content)
-        # Whoever waits gets the block as it is now, with what was written during the load: it may be gone
-        # again before he looks.
+            # Whoever waits gets the block as it is now, with what was written during the load: it may be gone
+            # again before he looks.
+            is_needed = block in self._incomplete or self._table.is_aside(block)
+            content = self._table.insert(block, content, for_upload=is_needed)
         slot = self._table.peek(block)
-        if slot is not None:
-            if slot.versions:
-                self._arm()  # it may go now, and nobody else may know
-            content = bytes(slot.data) if isinstance(slot.data, bytearray) else slot.data
+        if slot is not None and slot.versions:
+            self._arm()  # it may go now, and nobody else may know
         load.set_result(content)
         if block in self._incomplete:
             self._incomplete.discard(block)
@@ -544,7 +541,7 @@ class BlockCache:
 
     def write_nowait(self, block: int, start: int, data: BytesLike) -> bool:
         """Put bytes into a block if that needs no waiting; False: nothing was done."""
-        if not self._table.can_write(block):
+        if not self._table.can_write(block, start, start + len(data)):
             return False
         now = self._loop.time()
         ready = self._table.write(block, start, data, now)
@@ -556,9 +553,9 @@ class BlockCache:
             self._arm()
         return True
 
-    def has_room(self, count: int) -> bool:
-        """Whether ``write_nowait`` would take writes into any ``count`` blocks, one after the other."""
-        return self._table.has_room(count)
+    def has_room(self, spans: Sequence[Span]) -> bool:
+        """Whether ``write_nowait`` would take writes of all of these, one after the other."""
+        return self._table.has_room(spans)
 
     async def write(self, block: int, start: int, data: BytesLike) -> None:
         """Put bytes into a block, waiting for room where needed."""
@@ -574,7 +571,7 @@ class BlockCache:
         """Zero a whole block, waiting for room where needed."""
         self._check_open()
         waited = False
-        while not self._table.can_write(block):
+        while not self._table.can_write(block, 0, 0):
             await self._wait_for_room(again=waited)
             waited = True
         self._table.zero(block, self._loop.time())
@@ -943,7 +940,6 @@ class BlockCache:
 
     def _append_ended(self, epoch: int, held: list[int], append: asyncio.Task[bool]) -> None:
         _mark_retrieved(append)
-        self._table.take_back_changes(epoch)
         if append.cancelled() or append.exception() is not None or not append.result():
             self._counts.epochs_not_journaled += 1
         else:
@@ -955,7 +951,7 @@ class BlockCache:
     def _epoch_changes(self, epoch: int) -> list[Change]:
         """What the journal is to keep of an epoch."""
         changes: list[Change] = []
-        for block, start, data in self._table.lend_changes(epoch):
+        for block, start, data in self._table.changes_of_epoch(epoch):
             extent = self._geometry.extent(block)
             changes.append(Zero(extent) if data is None else Write(extent.offset + start, data))
         return changes
@@ -1007,20 +1003,20 @@ class BlockCache:
             whole = self._geometry.whole_blocks(extent.offset, extent.length)
             assert len(whole) * self._block_size == extent.length, "blocks are zeroed whole"
             for block in whole:
-                await self._wait_for_older(block)
+                await self._wait_for_older(block, 0, 0)
                 self._table.zero(block, self._loop.time())
             return
         view = memoryview(change.data)
         for span in self._geometry.spans(extent.offset, extent.length):
             length = span.end - span.start
-            await self._wait_for_older(span.block)
+            await self._wait_for_older(span.block, span.start, span.end)
             self._table.write(span.block, span.start, view[:length], self._loop.time())
             view = view[length:]
 
-    async def _wait_for_older(self, block: int) -> None:
+    async def _wait_for_older(self, block: int, start: int, end: int) -> None:
         """Wait for room to replay a change, as long as older epochs give some. One epoch alone is taken
         whole, as it was in memory before the crash."""
-        while not self._table.can_write(block) and not self._table.is_drained_but_open:
+        while not self._table.can_write(block, start, end) and not self._table.is_drained_but_open:
             await self._wait_for_room()
 
     async def _drain(self, epoch: int) -> None:

@@ -3,11 +3,11 @@ may go to it next.
 
 Everything here is a plain decision over plain data; ``cache.block_cache`` does the waiting.
 
-**Slots.** A block in memory is a Slot: its content as readers see it. A slot may know only parts of its block
-(``known``): a small write into a block that was never read needs no reading until somebody asks for the rest,
-or the block must be uploaded. A block that is all zeros has no bytes (``data`` is None) and, unless it is
-still to be deleted from the bucket, no slot: the zero map alone knows it. The zero map speaks of the disk's
-content as its user sees it.
+**Slots.** A block in memory is a Slot: its content as readers see it. That is a base, and the pages that were
+written over it (``core.pages``). A slot may know only parts of its block (``known``): a small write into a
+block that was never read needs no reading until somebody asks for the rest, or the block must be uploaded. It
+has no base until then. A block that is all zeros has no bytes and, unless it is still to be deleted from the
+bucket, no slot: the zero map alone knows it. The zero map speaks of the disk's content as its user sees it.
 
 A block of which only parts were read, and nothing was written, has Parts in place of a slot, until it is
 written or read whole. They take no more memory than what was read.
@@ -21,10 +21,11 @@ what a disk with a cache and working barriers would hold.
 from its first byte to its last has had them, and may go at once. A block that is rewritten all the time never
 is ready, and waits longer than others: each upload of it is soon outdated.
 
-**Versions.** What a block must become in the bucket, for one epoch, is a Version. A slot's newest version
-shares the slot's bytes. A write in a later epoch, or while the version is on its way, leaves that version its
-bytes and goes on with a copy: nobody waits, nothing changes under an upload, and the older epoch gets what
-was written in it.
+**Versions.** What a block must become in the bucket, for one epoch, is a Version: the pages that were written
+in it, over the version before it, or over a base of its own. A write in a later epoch, or while the version
+is on its way, makes another one, of the pages that it touches: nobody waits, nothing changes under an upload,
+and the older epoch gets what was written in it. When a version is taken for its upload, its pages become its
+base.
 
 ::
 
@@ -44,12 +45,14 @@ the rest can be read after all, or has been written, it goes like any other.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.eviction import ClockTwoQueue, Eviction
+from bucketry.core.geometry import Span
+from bucketry.core.pages import ZEROS, completed, compose, page_size_for, patched
 from bucketry.core.parts import Parts
 from bucketry.core.ranges import Ranges
 from bucketry.core.zero_map import ZeroMap
@@ -58,6 +61,9 @@ from bucketry.core.zeros import is_zero
 #: What a slot or a version is counted as beside its bytes: the objects it is made of, measured with
 #: tracemalloc at about 300.
 SLOT_BYTES = 512
+#: Up to here, of what may be dirty, a journaled small write keeps the rest of its block, when that is here;
+#: beyond, memory is for what was written. Half: then uploads begin to be in a hurry as well.
+_WHOLE_SHARE = 1 / 2
 
 
 class State(Enum):
@@ -73,19 +79,22 @@ _WAITING, _BLOCKED, _UPLOADING, _ASIDE = State.WAITING, State.BLOCKED, State.UPL
 
 
 class Version:
-    """What one block must become in the bucket. ``data`` None means zeros; ``known`` None means all of it;
-    ``changed`` is what was written in its epoch, None when that is not kept, or all of it."""
+    """What one block must become in the bucket. ``known`` None means all of it; ``changed`` is what was
+    written in its epoch, None when that is not kept, or all of it.
+
+    ``base``: what the ``pages`` lie over. None: the version before this one, or what is not known yet.
+    """
 
     __slots__ = (
-        "block", "changed", "data", "dirty_since", "epoch", "first_written", "is_rewritten", "known", "state",
-        "written_to",
+        "base", "block", "changed", "dirty_since", "epoch", "first_written", "is_rewritten", "known", "pages",
+        "state", "written_to",
     )  # fmt: skip
 
     def __init__(
         self,
         block: int,
         epoch: "Epoch",
-        data: bytes | bytearray | None,
+        base: BytesLike | None,
         known: Ranges | None,
         changed: Ranges | None,
         now: float,
@@ -96,7 +105,8 @@ class Version:
         #: Whether the one before it was begun only just before.
         self.is_rewritten = is_rewritten
         self.epoch = epoch
-        self.data = data
+        self.base = base
+        self.pages: dict[int, bytes] = {}
         self.known = known
         self.changed = changed
         #: Since when it waits; anew after each attempt.
@@ -107,8 +117,11 @@ class Version:
         self.written_to = None if is_rewritten else 0
 
     @property
-    def cost_bytes(self) -> int:
-        return SLOT_BYTES if self.data is None else SLOT_BYTES + len(self.data)
+    def data(self) -> BytesLike | None:
+        """All of a version that was taken for its upload; None: zeros."""
+        assert self.base is not None, "what is uploaded has a base"
+        assert not self.pages, "what is uploaded has no pages any more"
+        return self.base or None
 
     def inherit(self, older: "Version") -> None:
         """This version goes in place of an older one: what that one changed is now this one's to tell."""
@@ -120,23 +133,32 @@ class Version:
 
 
 class Slot:
-    """One block in memory. ``data`` None means zeros; ``known`` None means that all of it is known.
+    """One block in memory: ``pages`` over a ``base``, which is None while it is not known. ``known`` None
+    means that all of it is.
 
-    ``versions``: what the bucket does not have yet, oldest first; the last one shares the slot's data. Empty:
-    the slot is clean.
+    ``versions``: what the bucket does not have yet, oldest first; the slot is what they come to. Empty: the
+    slot is clean, and has no pages.
     """
 
-    __slots__ = ("begun", "block", "data", "known", "lent_count", "versions")
+    __slots__ = ("base", "begun", "block", "known", "pages", "versions")
 
-    def __init__(self, block: int, data: BytesLike | None, known: Ranges | None) -> None:
+    def __init__(self, block: int, base: BytesLike | None, known: Ranges | None) -> None:
         self.block = block
-        self.data = data
+        self.base = base
+        self.pages: dict[int, bytes] = {}
         self.known = known
-        #: To so many epochs' changes: the data may be read by others, and must not change.
-        self.lent_count = 0
         #: When its newest version was begun.
         self.begun = -math.inf
         self.versions: deque[Version] = deque()
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is known to be all zeros."""
+        return not self.pages and self.base is not None and not self.base
+
+    def become(self, base: BytesLike) -> None:
+        """From now on all of it is this."""
+        self.base, self.pages, self.known = base, {}, None
 
 
 class Epoch:
@@ -209,8 +231,9 @@ class BlockTable:
     """The slots of one disk. Not thread safe: one event loop owns it.
 
     ``held_bytes_max`` bounds clean and dirty bytes together, ``dirty_bytes_max`` the dirty ones (one block of
-    each is always allowed). Callers ask ``can_write`` before they change a block; clean slots are evicted to
-    fit, as ``core.eviction`` says. Dirty ones stay, and come back to it when they are clean.
+    each is always allowed, and one more that is completed or uploaded). Callers ask ``can_write`` before they
+    change a block; clean slots are evicted to fit, as ``core.eviction`` says. Dirty ones stay, and come back
+    to it when they are clean.
     """
 
     def __init__(
@@ -224,15 +247,18 @@ class BlockTable:
         rest_seconds: float = math.inf,
         rewritten_delays: float = 1.0,
     ) -> None:
-        """``keep_changes``: ``changes`` shall tell what was written in an epoch, for a journal.
+        """``keep_changes``: ``changes_of_epoch`` shall tell what was written in an epoch, for a journal.
         ``rest_seconds``: a block that was begun again within so long is one that is rewritten; it always
         waits for more writes, ``rewritten_delays`` times as long as others."""
         self._keep_changes = keep_changes
         self._rest_seconds = rest_seconds
         self._rewritten_delays = rewritten_delays
         self.block_size_bytes = block_size_bytes
+        self._page_bytes = page_size_for(block_size_bytes)
         self.zeros = zeros
         self._one = block_size_bytes + SLOT_BYTES
+        #: What one write can make dirty at most: pages beside the block as it was.
+        self._most = self._one + block_size_bytes
         self._held_bytes_max = max(held_bytes_max, self._one)
         self._dirty_bytes_max = max(min(dirty_bytes_max, self._held_bytes_max), self._one)
         self._slots: dict[int, Slot] = {}
@@ -248,8 +274,6 @@ class BlockTable:
         #: Blocks that were set aside and have not been uploaded since, with the last epoch whose changes told
         #: of them.
         self._held: dict[int, int] = {}
-        #: By epoch, whose data others may be reading.
-        self._lent: dict[int, list[Slot]] = {}
         #: How often a version was set aside.
         self.set_aside_count = 0
         self._dirty_bytes = 0
@@ -264,6 +288,12 @@ class BlockTable:
         if slot is not None and not slot.versions:
             self._touch(block)
         return slot
+
+    def view(self, slot: Slot, start: int, end: int) -> BytesLike | None:
+        """Bytes of a slot; None when they are not all known. They do not change any more."""
+        if slot.known is not None and not slot.known.covers(start, end):
+            return None
+        return compose(slot.base, slot.pages, self._page_bytes, start, end)
 
     def peek_part(self, block: int, start: int, end: int) -> memoryview | None:
         """Bytes of a block without a slot, if they were read as a part of it; used just now."""
@@ -291,22 +321,56 @@ class BlockTable:
         """How full of dirty bytes the table is, 0 to about 1."""
         return self._dirty_bytes / self._dirty_bytes_max
 
-    def can_write(self, block: int) -> bool:
-        """Whether ``block`` may be changed now. One that is dirty already and not on its way always may."""
-        slot = self._slots.get(block)
-        if slot is not None and slot.versions and self._is_open(slot.versions[-1]):
+    def can_write(self, block: int, start: int = 0, end: int | None = None) -> bool:
+        """Whether these bytes of ``block`` may be changed now; ``end`` None: all of it. Those of pages that
+        are dirty already and not on their way always may."""
+        if self._dirty_bytes == 0 or self._dirty_bytes + self._most <= self._dirty_bytes_max:
             return True
-        return self._dirty_bytes == 0 or self._dirty_bytes + self._one <= self._dirty_bytes_max
+        growth = self._growth(block, start, self.block_size_bytes if end is None else end)
+        return growth <= 0 or self._dirty_bytes + growth <= self._dirty_bytes_max
 
-    def has_room(self, count: int) -> bool:
-        """Whether any ``count`` blocks may be changed now."""
-        return self._dirty_bytes + count * self._one <= self._dirty_bytes_max
+    def _growth(self, block: int, start: int, end: int) -> int:
+        """By how many bytes at most there is more that is dirty when these bytes are written."""
+        size, page = self.block_size_bytes, self._page_bytes
+        slot = self._slots.get(block)
+        is_whole = end - start == size
+        if slot is None or not slot.versions or not self._is_open(slot.versions[-1]):
+            if is_whole:
+                return self._one
+            if slot is not None and slot.versions and slot.known is not None:
+                return self._one  # with what older versions have it may be whole by that
+            stays = slot is not None and slot.base and not slot.versions and not self._lets_go_of_rests
+            return SLOT_BYTES + page * (-(-end // page) - start // page) + (size if stays else 0)
+        newest = slot.versions[-1]
+        if is_whole or (slot.known is not None and len(slot.versions) > 1):
+            return size - self._data_bytes(newest)
+        return page * sum(number not in newest.pages for number in range(start // page, -(-end // page)))
+
+    @property
+    def _lets_go_of_rests(self) -> bool:
+        """Whether a small write that no flush waits for in the bucket lets go of the rest of its block, which
+        can be read again: so many blocks would be kept whole that there was no room for other writes."""
+        return self._keep_changes and self._dirty_bytes + self._one > self._dirty_bytes_max * _WHOLE_SHARE
+
+    def has_room(self, spans: Sequence[Span]) -> bool:
+        """Whether all of these bytes, each block once, may be changed now."""
+        room = self._dirty_bytes_max - self._dirty_bytes
+        if len(spans) * self._most <= room:
+            return True
+        return sum(max(0, self._growth(span.block, span.start, span.end)) for span in spans) <= room
 
     @property
     def room_blocks(self) -> int:
         """How many blocks may be changed now, whichever they are."""
         room = (self._dirty_bytes_max - self._dirty_bytes) // self._one
         return max(room, 0 if self._dirty_bytes else 1)
+
+    def _data_bytes(self, version: Version) -> int:
+        base = version.base
+        return (0 if base is None else len(base)) + self._page_bytes * len(version.pages)
+
+    def _cost_bytes(self, version: Version) -> int:
+        return SLOT_BYTES + self._data_bytes(version)
 
     def _is_open(self, version: Version) -> bool:
         """Whether more may be written into this version."""
@@ -324,26 +388,41 @@ class BlockTable:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def insert(self, block: int, data: BytesLike | None) -> None:
-        """Take note of what the bucket holds of a block; None: nothing. What was written meanwhile stays over
-        it."""
+    def insert(self, block: int, data: BytesLike | None, *, for_upload: bool = False) -> BytesLike | None:
+        """Take note of what the bucket holds of a block, and tell what the block is now; both None: zeros.
+        What was written meanwhile stays over it. Of a block that is dirty and known in part what is around
+        that is kept ``for_upload``, or as long as there is room."""
         slot = self._slots.get(block)
         if slot is not None:
             # The newest version may be known whole, and one of an older epoch not.
             if slot.known is not None or (slot.versions and slot.versions[0].known is not None):
+                if not for_upload and self._dirty_bytes + self._one > self._dirty_bytes_max:
+                    return self._over(slot, data)
                 self._complete(slot, data)
-            return
+            return self.view(slot, 0, self.block_size_bytes) if slot.base or slot.pages else None
         if data is None:
             self._drop_parts(block)
             self.zeros.set_zero(block, block + 1)
-            return
+            return None
         self.zeros.clear(block)
         self._drop_parts(block)
         if self._dirty_bytes + self._one > self._held_bytes_max:
-            return  # full of dirty blocks: whoever asked has the bytes, the cache goes without
+            return data  # full of dirty blocks: whoever asked has the bytes, the cache goes without
         slot = self._slots[block] = Slot(block, data, None)
         self._clean.add(block, self._cost(slot))
         self._evict()
+        return data
+
+    def _over(self, slot: Slot, below: BytesLike | None) -> BytesLike:
+        """What a slot comes to over what the bucket holds, without keeping that."""
+        size, known = self.block_size_bytes, slot.known
+        pages = slot.pages
+        if known is not None:
+            at = self._page_bytes
+            pages = {
+                number: completed(page, number * at, below or ZEROS, known) for number, page in pages.items()
+            }
+        return compose(below if slot.base is None else slot.base, pages, self._page_bytes, 0, size)
 
     def insert_part(self, block: int, start: int, data: BytesLike, tag: str) -> None:
         """Take note of bytes that the bucket holds of a block without a slot, while its tag is ``tag``. What
@@ -366,92 +445,120 @@ class BlockTable:
 
     def _complete(self, slot: Slot, below: BytesLike | None) -> None:
         """Put what the bucket holds under what is known of a slot, in each of its versions."""
+        base = below or ZEROS
+        if slot.known is not None:
+            slot.base = base
+        slot.versions[0].base = base
+        self._dirty_bytes += len(base)
         for version in slot.versions:
             if version.known is None:
-                continue
-            if below is not None:
-                assert isinstance(version.data, bytearray), "zeros and whole blocks are always known"
-                target, source = memoryview(version.data), memoryview(below)
-                for start, end in version.known.gaps(self.block_size_bytes):
-                    target[start:end] = source[start:end]
+                break  # it, and what is over it, is known whole
+            for number, page in version.pages.items():
+                whole = completed(page, number * self._page_bytes, base, version.known)
+                version.pages[number] = whole
+                if slot.pages.get(number) is page:
+                    slot.pages[number] = whole
             version.known = None
         slot.known = None
         self._take_back(slot)
+        self._evict()
 
     def write(self, block: int, start: int, data: BytesLike, now: float) -> bool:
         """Put ``data`` into ``block`` from byte ``start`` on. Whether the block has got ready by that."""
         slot = self._slots.get(block)
         end = start + len(data)
-        whole = len(data) == self.block_size_bytes
-        if slot is None or slot.data is None:
+        size = self.block_size_bytes
+        if slot is None or slot.is_zero:
             is_zero_now = self.zeros.is_zero(block)
             if is_zero_now and is_zero(data):
                 return False
             self.zeros.clear(block)
             if slot is None:
                 self._drop_parts(block)
-                slot = self._slots[block] = Slot(block, None, None if is_zero_now else Ranges())
-        version, has_data = self._open_version(slot, now, data if whole else None)
-        if not has_data:
-            assert isinstance(version.data, bytearray)
-            memoryview(version.data)[start:end] = data  # a bytearray's own slice would copy twice
-        if version.changed is not None:
-            if whole:
-                version.changed = None
-            else:
-                version.changed.add(start, end)
-        if slot.known is not None:
-            slot.known.add(start, end)
-            if slot.known.covers(0, self.block_size_bytes):
-                slot.known = version.known = None
-                self._take_back(slot)
+                slot = self._slots[block] = Slot(block, *((ZEROS, None) if is_zero_now else (None, Ranges())))
+        whole = end - start == size
+        version = self._open_version(slot, now, whole=whole)
+        if whole:
+            self._put_whole(slot, version, bytes(data))
+        else:
+            self._put(slot, version, start, data)
         if start != version.written_to:
             return False
         version.written_to = end
-        if end != self.block_size_bytes or version.state is not _WAITING:
+        if end != size or version.state is not _WAITING:
             return False
         version.epoch.ready[block] = version
         return True
 
-    def _open_version(self, slot: Slot, now: float, whole: BytesLike | None) -> tuple[Version, bool]:
-        """The version that a write goes into, with bytes of its own: those that were there before. When the
-        write replaces the ``whole`` block they may be these at once; then the second value says so. They are
-        kept as bytes then, which cannot change: no copy is needed to send them."""
+    def _put_whole(self, slot: Slot, version: Version, data: bytes) -> None:
+        """All of a block is written; ``data`` is kept as it is."""
+        self._dirty_bytes += len(data) - self._data_bytes(version)
+        version.base, version.pages = data, {}
+        version.changed = None
+        version.known = None
+        was_known = slot.known is None
+        slot.become(data)
+        if not was_known:
+            self._take_back(slot)
+        self._evict()
+
+    def _put(self, slot: Slot, version: Version, start: int, data: BytesLike) -> None:
+        """A part of a block is written."""
+        size = self._page_bytes
+        view = memoryview(data)
+        end = start + len(view)
+        pages, before = version.pages, len(version.pages)
+        for number in range(start // size, -(-end // size)):
+            at = number * size
+            low, high = max(start, at), min(end, at + size)
+            piece = view[low - start : high - start]
+            if high - low == size:
+                page = bytes(piece)
+            else:
+                under = compose(slot.base, slot.pages, size, at, at + size)
+                page = patched(bytes(under), low - at, piece)
+            pages[number] = slot.pages[number] = page
+        self._dirty_bytes += size * (len(pages) - before)
+        if version.changed is not None:
+            version.changed.add(start, end)
+        if slot.known is not None:
+            assert version.known is not None, "the newest version knows what its slot does"
+            slot.known.add(start, end)
+            version.known.add(start, end)
+            if slot.known.covers(0, self.block_size_bytes):
+                self._make_whole(slot, version)
+                self._take_back(slot)
+        elif len(pages) * size == self.block_size_bytes:
+            self._make_whole(slot, version)
+        self._evict()
+
+    def _make_whole(self, slot: Slot, version: Version) -> None:
+        """A slot's newest version needs no older one any more: it gets a base of its own."""
+        self._dirty_bytes -= self._data_bytes(version)
+        base = compose(slot.base, slot.pages, self._page_bytes, 0, self.block_size_bytes)
+        version.base, version.pages, version.known = base, {}, None
+        slot.become(base)
+        self._dirty_bytes += len(base)
+
+    def _open_version(self, slot: Slot, now: float, *, whole: bool) -> Version:
+        """The version that a write goes into."""
         versions = slot.versions
-        newest = versions[-1] if versions else None
-        if newest is not None and self._is_open(newest):
-            before = newest.data
-            if before is None:
-                self._dirty_bytes += self.block_size_bytes
-                self._evict()
-            if type(before) is bytearray:
-                return newest, False
-            if whole is not None:
-                newest.data = slot.data = bytes(whole)
-                return newest, True
-            newest.data = slot.data = bytearray(self.block_size_bytes if before is None else before)
-            return newest, False
-        held = slot.data
-        has_data = False
-        data: bytes | bytearray
-        if whole is not None:
-            data = bytes(whole)  # half the time of making room first and copying then
-            has_data = True
-        elif newest is None and type(held) is bytearray and not slot.lent_count:
-            data = held  # nobody else has it
-        else:
-            data = bytearray(self.block_size_bytes if held is None else held)
-        version = self._add_version(slot, data, None if slot.known is None else slot.known.copy(), now)
-        return version, has_data
+        if versions and self._is_open(versions[-1]):
+            return versions[-1]
+        if not versions and not whole and slot.base and self._lets_go_of_rests:
+            self._clean.remove(slot.block)
+            slot.base, slot.known = None, Ranges()
+        return self._add_version(slot, None if versions else slot.base, now)
 
     def _add_version(
-        self, slot: Slot, data: bytes | bytearray | None, known: Ranges | None, now: float
+        self, slot: Slot, base: BytesLike | None, now: float, *, tells_all: bool = False
     ) -> Version:
         block, versions, epoch = slot.block, slot.versions, self._epochs[-1]
         epoch.touched = True
-        changed = Ranges() if self._keep_changes and data is not None else None
+        known = None if slot.known is None else slot.known.copy()
+        changed = Ranges() if self._keep_changes and not tells_all else None
         is_rewritten = now - slot.begun <= self._rest_seconds
-        version = Version(block, epoch, data, known, changed, now, is_rewritten=is_rewritten)
+        version = Version(block, epoch, base, known, changed, now, is_rewritten=is_rewritten)
         slot.begun = now
         if not versions and block in self._clean:
             self._clean.remove(block)
@@ -461,8 +568,7 @@ class BlockTable:
         else:
             epoch.wait(version)
         versions.append(version)
-        slot.data, slot.known = data, known
-        self._dirty_bytes += version.cost_bytes
+        self._dirty_bytes += self._cost_bytes(version)
         self._dirty_count += 1
         self._evict()
         return version
@@ -475,20 +581,17 @@ class BlockTable:
         slot = self._slots.get(block)
         if slot is None:
             self._drop_parts(block)
-            slot = self._slots[block] = Slot(block, None, None)
-        if slot.versions and self._is_open(slot.versions[-1]):
+            slot = self._slots[block] = Slot(block, ZEROS, None)
+        is_open = bool(slot.versions) and self._is_open(slot.versions[-1])
+        slot.become(ZEROS)
+        if is_open:
             newest = slot.versions[-1]
-            self._forget_bytes(newest)
-            slot.data = slot.known = newest.known = newest.changed = None
+            self._dirty_bytes -= self._data_bytes(newest)
+            newest.base, newest.pages = ZEROS, {}
+            newest.known = newest.changed = None
             self._take_back(slot)
         else:
-            self._add_version(slot, None, None, now)
-
-    def _forget_bytes(self, version: Version) -> None:
-        """The version is all zeros: keep that fact instead of the bytes."""
-        before = version.cost_bytes
-        version.data = None
-        self._dirty_bytes += version.cost_bytes - before
+            self._add_version(slot, ZEROS, now, tells_all=True)
 
     # -- uploads ---------------------------------------------------------------------------------------------
 
@@ -502,14 +605,19 @@ class BlockTable:
         epoch = self._epochs[0]
         work = Work([], [])
         data_left, zeros_left = data_bytes, zeros_max
+        # What is read around small writes has to be in memory until it is uploaded. One always may be.
+        room = (self._held_bytes_max - self._dirty_bytes) // self.block_size_bytes
+        incomplete_max = min(incomplete_max, max(room, 0 if epoch.uploading else 1))
         for version in self._due(epoch, now, delay_seconds):
             if version.known is not None:
-                work.incomplete.append(version.block)
                 if len(work.incomplete) >= incomplete_max:
                     break
+                work.incomplete.append(version.block)
                 continue
-            if version.data is not None and is_zero(version.data):
-                self._turn_to_zero(version)
+            growth = self.block_size_bytes - self._data_bytes(version)
+            if self._dirty_bytes + growth > self._held_bytes_max and (work.uploads or epoch.uploading):
+                break
+            self._freeze(version)
             if version.data is None:
                 zeros_left -= 1
             else:
@@ -518,10 +626,10 @@ class BlockTable:
             if data_left <= 0 or zeros_left <= 0:
                 break
         for version in work.uploads:
-            self._drop_before(version)
             epoch.take(version.block)
             epoch.uploading[version.block] = version
             version.state = _UPLOADING
+        self._evict()
         return work
 
     def _due(self, epoch: Epoch, now: float, delay_seconds: float) -> Iterator[Version]:
@@ -543,12 +651,27 @@ class BlockTable:
         """What waits in an epoch, and how long each kind does."""
         return (epoch.rising, delay_seconds), (epoch.rewritten, self._rewritten_delays * delay_seconds)
 
-    def _turn_to_zero(self, version: Version) -> None:
+    def _freeze(self, version: Version) -> None:
+        """The version is to be uploaded: all of it becomes its base."""
         slot = self._slots[version.block]
-        if version is slot.versions[-1]:
-            slot.data = None
-            self.zeros.set_zero(version.block, version.block + 1)
-        self._forget_bytes(version)
+        self._drop_before(version)
+        assert version.base is not None, "the oldest version has a base when all of it is known"
+        base = compose(version.base, version.pages, self._page_bytes, 0, self.block_size_bytes)
+        if is_zero(base):
+            base = ZEROS
+        newest = slot.versions[-1]
+        if version is newest:
+            slot.become(base)
+            if not base:
+                self.zeros.set_zero(version.block, version.block + 1)
+        elif all(each.base is None for each in slot.versions if each is not version):
+            for number, page in version.pages.items():
+                if slot.pages.get(number) is page:
+                    del slot.pages[number]
+            slot.base = base
+        self._dirty_bytes -= self._data_bytes(version)
+        version.base, version.pages = base, {}
+        self._dirty_bytes += len(base)
 
     def due_at(self, delay_seconds: float) -> float | None:
         """When the next version may go, by the clock of ``now``: inf if it has to wait until its epoch is
@@ -582,16 +705,25 @@ class BlockTable:
         self._held.pop(block, None)  # what was set aside is in every later version
         self._drop_oldest(slot)
         if not slot.versions:
-            if slot.data is None:
+            if slot.is_zero:
                 del self._slots[block]
             else:
                 self._clean.add(block, self._cost(slot))
-                self._evict()
+        self._evict()
         self._retire_epochs()
 
     def _drop_oldest(self, slot: Slot) -> None:
-        self._dirty_bytes -= slot.versions.popleft().cost_bytes
+        """The oldest version has arrived, or the next one goes in its place: that takes over what it lies
+        over."""
+        oldest = slot.versions.popleft()
+        self._dirty_bytes -= self._cost_bytes(oldest)
         self._dirty_count -= 1
+        if slot.versions and (following := slot.versions[0]).base is None:
+            before = self._data_bytes(following)
+            following.base = oldest.base
+            if oldest.pages:
+                following.pages = {**oldest.pages, **following.pages}
+            self._dirty_bytes += self._data_bytes(following) - before
 
     def _retire_epochs(self) -> None:
         while self._epochs[0].closed and self._epochs[0].is_empty:
@@ -613,6 +745,10 @@ class BlockTable:
         self._held.setdefault(block, epoch.number)
         self.set_aside_count += 1
         self._retire_epochs()
+
+    def is_aside(self, block: int) -> bool:
+        """Whether a version of the block is set aside."""
+        return block in self._aside
 
     def aside_blocks(self) -> list[int]:
         """The blocks that have a version set aside."""
@@ -681,7 +817,7 @@ class BlockTable:
 
     @property
     def held(self) -> Mapping[int, int]:
-        """The blocks that ``lend_changes`` tells of although they are of older epochs, each with the last
+        """The blocks that ``changes_of_epoch`` tells of although they are of older epochs, each with the last
         epoch that is sure to have told of them."""
         return self._held
 
@@ -709,24 +845,28 @@ class BlockTable:
         assert epoch_number >= epoch.number, "epochs are numbered upwards"
         epoch.number = epoch_number
 
-    def lend_changes(self, epoch_number: int) -> list[tuple[int, int, BytesLike | None]]:
+    def changes_of_epoch(self, epoch_number: int) -> list[tuple[int, int, BytesLike | None]]:
         """What was written in a closed epoch and is not in the bucket: block, first byte, bytes (None: all of
         it zeros), each block's in the order in which they were written. Before that what was set aside in
-        older epochs, and written into the same blocks since. The bytes do not change before
-        ``take_back_changes``, not even when the bucket gets them first and the block is written again."""
+        older epochs, and written into the same blocks since. The bytes do not change any more."""
         changes: list[tuple[int, int, BytesLike | None]] = []
-        lent = self._lent.setdefault(epoch_number, [])
         for version in self._versions_to_journal(epoch_number):
-            slot = self._slots[version.block]
-            slot.lent_count += 1
-            lent.append(slot)
-            changes += _changes_of(version)
+            changes += self._changes_of(version)
         return changes
 
-    def take_back_changes(self, epoch_number: int) -> None:
-        """Nobody reads what was lent of an epoch any more."""
-        for slot in self._lent.pop(epoch_number, ()):
-            slot.lent_count -= 1
+    def _changes_of(self, version: Version) -> Iterator[tuple[int, int, BytesLike | None]]:
+        base, pages, size = version.base, version.pages, self._page_bytes
+        if version.changed is not None:
+            for start, end in version.changed:
+                yield version.block, start, compose(base, pages, size, start, end)
+            return
+        assert base is not None, "who tells all has all"
+        if base:
+            yield version.block, 0, compose(base, pages, size, 0, self.block_size_bytes)
+            return
+        yield version.block, 0, None
+        for number, page in pages.items():
+            yield version.block, number * size, page
 
     def _versions_to_journal(self, epoch_number: int) -> Iterator[Version]:
         for block in self._held:
@@ -752,7 +892,7 @@ class BlockTable:
 
     @staticmethod
     def _cost(slot: Slot) -> int:
-        return SLOT_BYTES if slot.data is None else SLOT_BYTES + len(slot.data)
+        return SLOT_BYTES if slot.base is None else SLOT_BYTES + len(slot.base)
 
     def _evict(self) -> None:
         while self._clean and self._clean.held_bytes + self._dirty_bytes > self._held_bytes_max:
@@ -772,14 +912,3 @@ class BlockTable:
             aside_count=len(self._aside),
             evicted_count=self._evicted_count,
         )
-
-
-def _changes_of(version: Version) -> Iterator[tuple[int, int, BytesLike | None]]:
-    if version.data is None:
-        yield version.block, 0, None
-    elif version.changed is None:
-        yield version.block, 0, version.data
-    else:
-        view = memoryview(version.data)
-        for start, end in version.changed:
-            yield version.block, start, view[start:end]

@@ -113,11 +113,12 @@ class Disk:
         block, start = divmod(offset, self._block_size)
         if start + len(data) <= self._block_size:
             return self._cache.write_nowait(block, start, data)
-        if not self._cache.has_room((start + len(data) - 1) // self._block_size + 1):
+        spans = list(self._geometry.spans(offset, len(data)))
+        if not self._cache.has_room(spans):
             return False
         view = memoryview(data)
         position = 0
-        for span in self._geometry.spans(offset, len(data)):
+        for span in spans:
             length = span.end - span.start
             taken = self._cache.write_nowait(span.block, span.start, view[position : position + length])
             assert taken, "there was room for all of it"
