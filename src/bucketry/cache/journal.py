@@ -51,6 +51,7 @@ from bucketry.cache.left_journal import (
     write_head,
 )
 from bucketry.codec.offload import Offload
+from bucketry.core.bytes_like import BytesLike
 from bucketry.core.histogram import LatencyHistogram
 from bucketry.core.journal import (
     HEAD_BYTES,
@@ -61,6 +62,7 @@ from bucketry.core.journal import (
     Head,
     JournalIdentity,
     Passed,
+    Piece,
     Scan,
     Tail,
     checksum,
@@ -79,6 +81,10 @@ _SEGMENT_BYTES_MAX = 64 << 20
 #: So long after the last commit its end is marked. Short, for only then damage to it is known as such; but
 #: not while one flush follows the other.
 _MARK_END_SECONDS = 1.0
+#: So much of a segment that was never written before is filled at once: 128 flushes of 4 KiB, and hardly
+#: longer than one of them takes.
+_AHEAD_BYTES = 1 << 20
+_ZEROS = bytes(_AHEAD_BYTES)
 #: The least that ``size_bytes_max`` may be.
 JOURNAL_BYTES_MIN = HEAD_BYTES + _SEGMENT_COUNT * SEGMENT_BYTES_MIN
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -148,6 +154,8 @@ class Journal:
         self._random_bytes = random_bytes
         self._names = _segment_names(size_bytes_max)
         self._sizes = {name: size for name, size in files.sizes().items() if SEGMENT_NAME.fullmatch(name)}
+        #: How much of each segment was ever written, of those that were used.
+        self._written: dict[str, int] = {}
         #: Segments with records, oldest first, each with the newest epoch in it.
         self._segments: dict[str, int] = {}
         self._free: list[str] = list(self._names)
@@ -488,8 +496,9 @@ class Journal:
                 self._files.allocate(piece.segment, self._segment_bytes)
                 self._files.sync_directory()
                 self._sizes[piece.segment] = self._segment_bytes
+                self._written.pop(piece.segment, None)
         for piece in commit.pieces:
-            self._files.write(piece.segment, piece.position, piece.buffers)
+            self._files.write(piece.segment, piece.position, [*piece.buffers, *self._ahead_of(piece)])
         for piece in commit.pieces:
             self._files.sync(piece.segment)
         head = self._head_after(commit)
@@ -504,6 +513,19 @@ class Journal:
             return self._head
         segments = dict(self._head.segments or ()) | begun
         return replace(self._head, counter=self._head.counter + 1, segments=tuple(segments.items()))
+
+    def _ahead_of(self, piece: Piece) -> list[BytesLike]:
+        """Zeros to write behind a piece, where nothing was ever written: a sync of space that is only
+        allocated has to write down for the file system that it is in use. So it does that seldom."""
+        name, end = piece.segment, piece.end
+        written = self._written.get(name)
+        if written is None:
+            written = self._files.written_bytes(name)
+        if end <= written:
+            self._written[name] = written
+            return []
+        self._written[name] = min(-(-end // _AHEAD_BYTES) * _AHEAD_BYTES, self._segment_bytes)
+        return [memoryview(_ZEROS)[: self._written[name] - end]]
 
     # -- space -----------------------------------------------------------------------------------------------
 

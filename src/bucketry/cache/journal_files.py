@@ -48,6 +48,11 @@ class Files(Protocol):
         """Make a file of exactly this size, or an existing one, with space for all of it."""
         ...
 
+    def written_bytes(self, name: str) -> int:
+        """How much of a file, from its begin on, has been written, and not just allocated: there a sync has
+        nothing to do but write the data."""
+        ...
+
     def rename(self, old: str, new: str) -> None: ...
 
     def remove(self, name: str) -> None: ...
@@ -144,7 +149,7 @@ class DirectoryFiles:
         os.fdatasync(descriptor)
         # Files that were removed are synced like others; but nobody would find them after a crash.
         ours = os.fstat(descriptor)
-        found = (self._directory / name).stat()
+        found = os.stat(f"{self._directory}/{name}")  # noqa: PTH116 - a Path takes a tenth of the sync to make
         if (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
             raise FileNotFoundError(errno.ENOENT, "it was removed, and is another file now", name)
 
@@ -158,6 +163,14 @@ class DirectoryFiles:
             # What was allocated before the disk was full is of no use to us, but may be to somebody else.
             os.ftruncate(descriptor, 0)
             raise
+
+    def written_bytes(self, name: str) -> int:
+        descriptor = self._open(name)
+        try:
+            # Space that was allocated and never written counts as a hole.
+            return os.lseek(descriptor, 0, os.SEEK_HOLE)
+        except OSError:
+            return os.fstat(descriptor).st_size  # not known on this file system; then it costs time
 
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new, src_dir_fd=self._root, dst_dir_fd=self._root)

@@ -873,8 +873,10 @@ class BlockTable:
             for version in self._slots[block].versions:
                 if version.epoch.number <= epoch_number:
                     yield version
-        for epoch in self._epochs:
-            if epoch.number == epoch_number:
+        for epoch in reversed(self._epochs):  # there may be thousands, and it is among the last
+            if epoch.number <= epoch_number:
+                if epoch.number < epoch_number:
+                    return
                 assert epoch.closed, "the epoch is over"
                 # A block that is on its way may be BLOCKED in a newer version too.
                 for versions in (epoch.uploading, epoch.waiting, epoch.blocked):

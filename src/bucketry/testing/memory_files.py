@@ -24,6 +24,8 @@ class _File:
     content: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
     written: list[int | tuple[int, bytes]] = field(default_factory=list)
+    #: How far it was ever written, and not just allocated.
+    filled_bytes: int = 0
 
     def survivor(self, random: Random) -> bytes:
         """What is found of it after a power cut."""
@@ -114,6 +116,7 @@ class MemoryFiles:
         _resize(file.content, max(len(file.content), offset + len(data)))
         file.content[offset : offset + len(data)] = data
         file.written.append((offset, data))
+        file.filled_bytes = max(file.filled_bytes, offset + len(data))
         self.history.append(("write", (name, offset, [data])))
 
     def sync(self, name: str) -> None:
@@ -142,6 +145,9 @@ class MemoryFiles:
         _resize(file.content, size_bytes)
         file.written.append(size_bytes)
         self.history.append(("allocate", (name, size_bytes)))
+
+    def written_bytes(self, name: str) -> int:
+        return self._find(name).filled_bytes
 
     def rename(self, old: str, new: str) -> None:
         self._check("rename", old)
