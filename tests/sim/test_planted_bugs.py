@@ -48,7 +48,7 @@ BUGS = [
         "if newer is not None:\n        if not ok:",
         "if newer is not None and ok:\n"
         "        self._slots[block].versions.remove(newer)\n"
-        "        self._dirty_bytes -= newer.cost_bytes\n"
+        "        self._dirty_bytes -= self._cost_bytes(newer)\n"
         "        self._dirty_count -= 1\n"
         "        newer = None\n"
         "    if newer is not None:\n        if not ok:",
@@ -63,19 +63,19 @@ BUGS = [
         found_at=2,
     ),
     Bug(
-        "a later epoch writes into the bytes of an older one",
+        "a later epoch writes into the version of an older one",
         BlockTable,
         "_open_version",
-        "data = bytearray(self.block_size_bytes if held is None else held)",
-        "data = held if type(held) is bytearray else bytearray(held or self.block_size_bytes)",
+        "if versions and self._is_open(versions[-1]):",
+        "if versions and versions[-1].state is not _UPLOADING:",
         found_at=12,
     ),
     Bug(
         "what arrives from the bucket goes over newer bytes",
         BlockTable,
         "_complete",
-        "version.known.gaps(self.block_size_bytes)",
-        "[(0, self.block_size_bytes)]",
+        "base, version.known)",
+        "base, Ranges())",
     ),
     Bug(
         "a block written in part is uploaded with zeros around",
@@ -112,7 +112,7 @@ BUGS = [
         "zeroing a block that is not in memory is only noted",
         BlockTable,
         "zero",
-        "slot = self._slots[block] = Slot(block, None, None)",
+        "slot = self._slots[block] = Slot(block, ZEROS, None)",
         "return",
     ),
     Bug(
@@ -124,12 +124,11 @@ BUGS = [
         found_at=53,
     ),
     Bug(
-        "what the journal was lent is written into",
+        "what replaces a version does without its bytes",
         BlockTable,
-        "_open_version",
-        "elif newest is None and type(held) is bytearray and not slot.lent_count:",
-        "elif newest is None and type(held) is bytearray:",
-        found_at=1791,
+        "_drop_oldest",
+        "if oldest.pages:",
+        "if False:",
     ),
     Bug(
         "a dirty block is evicted",
@@ -137,22 +136,6 @@ BUGS = [
         "_add_version",
         "if not versions and block in self._clean:",
         "if False:",
-        found_at=2,
-    ),
-    Bug(
-        "a read that waited returns bytes that change",
-        BlockCache,
-        "_arrived",
-        "return bytes(view)",
-        "return view",
-        found_at=552,
-    ),
-    Bug(
-        "a read returns bytes that change",
-        BlockCache,
-        "read",
-        "parts.append(bytes(view))",
-        "if len(spans) == 1:\n                return [view]\n            parts.append(bytes(view))",
         found_at=2,
     ),
     Bug(

@@ -36,7 +36,7 @@ def compose(
         if base:
             return base if end - start == len(base) else memoryview(base)[start:end]
         return _zeros(end - start)
-    if len(pages) * page_bytes == end - start:
+    if not first and len(pages) * page_bytes == end - start:
         # Most likely all of a block that was written in small pieces.
         found = [pages.get(number) for number in range(index, index + len(pages))]
         if None not in found:
