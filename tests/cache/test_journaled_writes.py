@@ -88,7 +88,7 @@ async def test_three_times_the_memory_is_flushed_while_the_bucket_does_not_answe
 
 @on_virtual_time
 async def test_reading_what_is_dirty_in_part_does_not_fill_the_memory() -> None:
-    """With room for four dirty blocks, pages of sixteen are written, and all of them read while nothing can be
+    """With room for four dirty blocks, pages of sixteen are written, and all read while nothing can be
     uploaded: each read is right, and no more is kept than there is room for."""
     async with running(filled=True, memory_blocks=8) as (cache, layout):
         layout.commit_gate.close()

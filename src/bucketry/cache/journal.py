@@ -63,6 +63,7 @@ from bucketry.core.journal import (
     JournalIdentity,
     Passed,
     Piece,
+    Place,
     Scan,
     Tail,
     checksum,
