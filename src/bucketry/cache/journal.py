@@ -63,7 +63,6 @@ from bucketry.core.journal import (
     JournalIdentity,
     Passed,
     Piece,
-    Place,
     Scan,
     Tail,
     checksum,
