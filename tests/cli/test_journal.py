@@ -135,7 +135,7 @@ def test_a_refused_journal_can_be_replayed_knowingly(
     ):
         event_loop.run(attach())
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert run_command(["journal", str(cache), "--replay", url]) == 130
+    assert run_command(["journal", str(cache), "--replay", url]) == 1
     assert event_loop.run(content())[:5] == b"later"
     assert run_command(["journal", str(cache), "--replay", url, "--force"]) == 0
     assert event_loop.run(content()) == b"".join(bytes([n + 1]) * BLOCK for n in range(3))
