@@ -87,6 +87,20 @@ HELD_BY = {
         "disk/test_lease_keeper.py::test_a_holder_that_cannot_renew_stops_and_goes_on_afterwards",
         "disk/test_lease_keeper.py::test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stopped",
     ],
+    "A volume that is taken by force is not written": [
+        "disk/test_takeover.py::test_nothing_is_written_until_the_former_holder_must_have_stopped",
+        "disk/test_takeover.py::test_whoever_takes_it_from_one_who_still_waits_waits_as_well",
+        "disk/test_takeover.py::test_one_who_gives_up_waiting_leaves_word_of_it",
+        "crash/test_takeover.py::test_a_stopped_writer_that_goes_on_changes_nothing",
+    ],
+    "In a directory (`file://`) nothing of a former holder": [
+        "bucket/test_directory_owner.py::test_what_was_under_way_when_the_owner_changed_is_not_done",
+        "bucket/test_directory_owner.py::test_nothing_of_somebody_elses_is_changed",
+        "crash/test_takeover.py::test_a_stopped_writer_that_goes_on_changes_nothing",
+    ],
+    "When an s3backer takes an attached volume": [
+        "disk/test_takeover.py::test_an_s3backer_that_takes_the_volume_is_noticed",
+    ],
     "Read-only attachments are always allowed": [
         "disk/test_disk.py::test_a_read_only_disk_refuses_every_change",
         "disk/test_lifecycle.py::test_a_second_writer_is_refused_and_a_reader_is_not",

@@ -1,5 +1,6 @@
 """The one place that joins components: read it top to bottom for the architecture."""
 
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,12 +15,14 @@ from bucketry.bucket.stack import fitted, layered, locate
 from bucketry.cache.journal_files import DirectoryFiles
 from bucketry.codec.offload import Threads
 from bucketry.core.geometry import Geometry
+from bucketry.core.lease import DURATION_SECONDS, Timing, timing
 from bucketry.disk import holding, lifecycle
 from bucketry.disk.check import CheckReport, CheckStep, Repair, check
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
 from bucketry.disk.resize import ResizeStep, resize
+from bucketry.errors import Invalid
 from bucketry.layout.volume import s3backer_salt
 from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeFormat, VolumeSettings
 
@@ -28,6 +31,11 @@ from bucketry.settings import BucketSettings, CacheSettings, Secret, VolumeForma
 _UPLOAD_SHARE = 3 / 4
 #: Less than the time between two renewals of a lease.
 _CONTROL_BUDGET_SECONDS = 8.0
+#: A shorter lease, so that tests need not wait for a minute. Both sides keep to what the lease says, whatever
+#: this says where they run.
+_LEASE_VARIABLE = "BUCKETRY_LEASE_SECONDS"
+#: Renewed six times in that.
+_LEASE_SECONDS_MIN = 2.0
 #: For blocks on local disk: while one waits for a write, another reads.
 _CACHE_THREADS = 4
 
@@ -38,6 +46,9 @@ async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     sent."""
     settings = fitted(settings)
     location = locate(settings)
+    lease = lease_timing(settings)
+    # A request must end within the lease under which it was sent.
+    settings = replace(settings, timeout_seconds=lease.request_seconds)
     fence = Fence()
     metered = Metered(connect(settings, fence=fence))
     bucket = layered(FencedBucket(metered, fence), settings)
@@ -49,9 +60,29 @@ async def open_place(settings: BucketSettings) -> AsyncIterator[Place]:
     # A directory has no name that outlives a move; its last part is what people would call it.
     name = location.bucket_name if location.directory is None else location.directory.name
     try:
-        yield Place(bucket, control, fence, location.prefix, s3backer_salt(name, location.prefix))
+        yield Place(
+            bucket, control, fence, location.prefix, s3backer_salt(name, location.prefix), timing=lease
+        )
     finally:
         await bucket.close()
+
+
+def lease_timing(settings: BucketSettings) -> Timing:
+    """How long a lease lasts that is held with these requests: a minute, or longer where they may take
+    longer; or as long as ``$BUCKETRY_LEASE_SECONDS`` says, for tests. Raises Invalid."""
+    given = os.environ.get(_LEASE_VARIABLE)
+    if not given:
+        return timing(settings.timeout_seconds)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not _LEASE_SECONDS_MIN <= seconds <= DURATION_SECONDS:
+        raise Invalid(
+            f"{_LEASE_VARIABLE} is {given!r:.40}, not a number of seconds from {_LEASE_SECONDS_MIN:g} to "
+            f"{DURATION_SECONDS:g}"
+        )
+    return timing(settings.timeout_seconds, seconds)
 
 
 @asynccontextmanager
@@ -156,11 +187,14 @@ async def find_holding(bucket: BucketSettings, *, even_damaged: bool = False) ->
         return await holding.look(place, even_damaged=even_damaged)
 
 
-async def unlock_volume(bucket: BucketSettings, *, seen: Holding | None = None) -> str | None:
-    """Take a volume from whoever holds it for writing, and leave it free. Who held it; None when nobody
-    did. Raises Busy when that is somebody else than was ``seen``."""
+async def unlock_volume(
+    bucket: BucketSettings, *, seen: Holding | None = None, old_host_is_dead: bool = False
+) -> str | None:
+    """Take a volume from whoever holds it for writing, wait until he can write no more (unless
+    ``old_host_is_dead``), and leave it free. Who held it; None when nobody did. Raises Busy when that is
+    somebody else than was ``seen``."""
     async with open_place(bucket) as place:
-        return await holding.unlock(place, seen=seen)
+        return await holding.unlock(place, seen=seen, old_host_is_dead=old_host_is_dead)
 
 
 async def check_volume(

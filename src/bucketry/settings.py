@@ -169,7 +169,24 @@ class VolumeFormat:
         if self.cipher is not None and self.key_length is not None:
             least = CIPHER_KEY_BYTES[self.cipher]
             if not least <= self.key_length <= 64:
-                raise Invalid(f"a key of {self.key_length} bytes: it must have from {least} to 64")
+                raise Invalid(f"key length {self.key_length} is not from {least} to 64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """What to do about a volume that somebody else has. ``force`` takes it from him.
+    ``old_host_is_dead``: whoever had it before runs no more, so that nothing is waited for.
+    ``wait_seconds``: how long to wait for him to end or to give it back; None: only where his lease is likely
+    to end by itself, and then as long as that takes."""
+
+    force: bool = False
+    old_host_is_dead: bool = False
+    wait_seconds: float | None = None
+
+    @property
+    def takes(self) -> bool:
+        """Whether a lease is taken though somebody holds it."""
+        return self.force or self.old_host_is_dead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +206,19 @@ class VolumeSettings:
     block_hash_prefix: bool | None = None
     password: Secret | None = None
     read_only: bool = False
-    #: Override a mount token and a geometry mismatch.
+    #: Override a mount token and a geometry mismatch, and take the volume from whoever has it.
     force: bool = False
+    #: Whoever had the volume runs no more: take it from him, and do not wait until he has stopped.
+    old_host_is_dead: bool = False
+    #: How long to wait for somebody who has the volume. None: only where he is likely to be gone.
+    wait_seconds: float | None = None
+
+    @property
+    def patience(self) -> Patience:
+        """What to do about a volume that somebody else has."""
+        return Patience(
+            force=self.force, old_host_is_dead=self.old_host_is_dead, wait_seconds=self.wait_seconds
+        )
 
     def __post_init__(self) -> None:
         for name in ("size_bytes", "block_size_bytes", "key_length"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,10 +53,11 @@ def test_nothing_to_unlock(store: MemoryStore, capsys: pytest.CaptureFixture[str
     assert report(capsys)["lease"] is None
 
 
-@pytest.mark.logs("taking over the lease")
+@pytest.mark.logs("taking over the lease", "taken over from")
 def test_force_takes_it_without_asking(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
-    """info tells who holds it before, and that it is free afterwards."""
-    put_lease(store, LEASE)
+    """info tells who holds it before, and that it is free afterwards. What is waited for is said, and how to
+    do without."""
+    put_lease(store, replace(LEASE, duration_seconds=0.3))
     found = report(capsys)
     assert "process 7 on elsewhere" in str(found["mounted_by"])
     assert found["lease"] == {
@@ -67,7 +69,14 @@ def test_force_takes_it_without_asking(store: MemoryStore, capsys: pytest.Captur
         "renewed": "2026-11-21T19:39:00Z",
     }
     assert run_command(["unlock", URL, "--force"]) == 0
-    assert "process 7 on elsewhere since 2026-11-21T19:38:00Z" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "process 7 on elsewhere since 2026-11-21T19:38:00Z" in said.out
+    assert re.search(
+        r"^bucketry: memory://.*: taken over from process 7 on elsewhere .* waiting 0 s, until [\d:]{8}, "
+        "for it to stop; --old-host-is-dead skips this$",
+        said.err,
+        re.MULTILINE,
+    )
     found = report(capsys)
     assert (found["mounted_by"], found["lease"]) == (None, {"state": "free", "epoch": 4})
 
@@ -112,7 +121,7 @@ def test_a_damaged_lease_is_taken_by_force_alone(
     capsys.readouterr()
     assert run_command(["unlock", URL]) == 1
     assert "bucketry unlock --force frees it" in capsys.readouterr().err
-    assert run_command(["unlock", URL, "--force"]) == 0
+    assert run_command(["unlock", URL, "--force", "--old-host-is-dead"]) == 0
     lease = rules.decode(store.objects[key][1])
     assert lease.holder is None
     assert lease.epoch > 1_700_000_000

@@ -7,26 +7,29 @@ import pytest
 
 from bucketry.core.journal import Kept, Passed
 from bucketry.core.lease import (
+    RATE_MARGIN,
     SAFE_SECONDS,
     SIZE_MAX,
-    Claim,
     Holder,
     Lease,
     State,
+    Timing,
+    Turn,
     Watch,
-    claim,
     decode,
     encode,
+    is_worth_waiting,
+    timing,
+    unsettled,
 )
 from bucketry.core.pending_journal import PendingJournal, pending_fields
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
-ME = Holder(host="one", boot_id="b1 pid:[1]", pid=10, start_time=1000, token=7)
 OTHER = Holder(host="two", boot_id="b2 pid:[1]", pid=20, start_time=2000, token=8)
 JOURNAL = PendingJournal(
     tenure="fedcba9876543210" * 2,
     host="two",
-    directory="/var/cache/disk",
+    directory="/var/cache/disk/journal",
     epoch=17,
     pending_bytes=3 << 20,
     as_of="2026-11-21T19:40:00Z",
@@ -43,6 +46,7 @@ LEASE = Lease(epoch=3, holder=OTHER, taken="2026-11-21T19:38:00Z", renewed="2026
         replace(LEASE, tenure="0123456789abcdef" * 2),
         replace(LEASE, tenure="0123456789abcdef" * 2, journal=JOURNAL),
         replace(LEASE, journal=replace(JOURNAL, directory="/ä" * 2000)),
+        replace(LEASE, unsettled_seconds=61.234),
         replace(LEASE, passed=Passed(7)),
         replace(LEASE, passed=Passed(7, frozenset({Kept(3, 0, 512), Kept(5, 1024, 512)}))),
     ],
@@ -70,6 +74,8 @@ def test_a_lease_with_a_journal_is_refused_by_older_programs() -> None:
         {"journal": pending_fields(JOURNAL) | {"host": "a\nb"}},
         {"journal": pending_fields(JOURNAL) | {"directory": "/" * 5000}},
         {"journal": pending_fields(JOURNAL) | {"tenure": ""}},
+        {"unsettled_seconds": -1}, {"unsettled_seconds": 0}, {"unsettled_seconds": 1e9},
+        {"unsettled_seconds": "9"},
         {"passed": 7}, {"passed": {}}, {"passed": {"epoch": -1, "kept": []}},
         {"passed": {"epoch": 1.5, "kept": []}}, {"passed": {"epoch": 7, "kept": [[1, 2]]}},
         {"passed": {"epoch": 7, "kept": [[1, 2, "x"]]}}, {"passed": {"epoch": 7, "kept": [[[], 1, 2]]}},
@@ -109,18 +115,80 @@ def test_a_newer_lease_is_unsupported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "ended", "force", "expected"),
+    ("found", "has_stopped", "expected"),
     [
-        (None, False, False, Claim.TAKE),
-        (Lease(epoch=1, holder=None, taken="", renewed=""), False, False, Claim.TAKE),
-        (LEASE, False, False, Claim.WATCH),
-        (LEASE, True, False, Claim.TAKE),
-        (LEASE, False, True, Claim.TAKE),
+        (None, True, 1000.0),
+        (replace(LEASE, holder=None), True, 1000.0),
+        (LEASE, True, 1000.0),
+        (LEASE, False, 1000.0 + RATE_MARGIN * 60),
+        (replace(LEASE, duration_seconds=600.0), False, 1000.0 + RATE_MARGIN * 600),
+        # Whoever was before him may need longer than he does.
+        (replace(LEASE, unsettled_seconds=300.0), False, 990.0 + RATE_MARGIN * 300),
+        (replace(LEASE, unsettled_seconds=300.0), True, 990.0 + RATE_MARGIN * 300),
+        (replace(LEASE, holder=None, unsettled_seconds=300.0), True, 990.0 + RATE_MARGIN * 300),
+        (replace(LEASE, unsettled_seconds=1.0), True, 1000.0),
     ],
 )
-def test_who_may_take_it(found: Lease | None, ended: bool, force: bool, expected: Claim) -> None:
-    """A free one, a dead process's and, by force, any; another's only after having watched it."""
-    assert claim(found, ME, holder_has_ended=ended, force=force) is expected
+def test_how_long_former_holders_may_write(found: Lease | None, has_stopped: bool, expected: float) -> None:
+    """A holder that may be alive: as long as his lease lasts, from when it was taken; those before him: as
+    long as his lease says, from when it was seen."""
+    turn = Turn(lease=found, etag=None, seen_at=990.0, has_stopped=has_stopped)
+    assert turn.settled_at(1000.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("is_this_host", "lives_here", "was_renewed_lately", "expected"),
+    [
+        (False, False, False, True),
+        (False, False, True, False),
+        (True, False, True, True),
+        (True, True, True, False),
+        (True, True, False, False),
+    ],
+)
+def test_whose_end_is_waited_for(
+    is_this_host: bool, lives_here: bool, was_renewed_lately: bool, expected: bool
+) -> None:
+    """That of a host which has not renewed for long, and of this one before it started again; not that of a
+    process which can be seen to live."""
+    found = is_worth_waiting(
+        is_this_host=is_this_host, lives_here=lives_here, was_renewed_lately=was_renewed_lately
+    )
+    assert found is expected
+
+
+@pytest.mark.parametrize(
+    ("request_seconds", "duration_seconds", "expected"),
+    [
+        (30.0, None, (60.0, 30.0, 10.0, 30.0)),
+        (5.0, None, (60.0, 30.0, 10.0, 5.0)),
+        (300.0, None, (330.0, 30.0, 10.0, 300.0)),
+        (30.0, 6.0, (6.0, 3.0, 1.0, 3.0)),
+        (1.0, 6.0, (6.0, 3.0, 1.0, 1.0)),
+    ],
+)
+def test_a_request_ends_within_the_lease(
+    request_seconds: float, duration_seconds: float | None, expected: tuple[float, ...]
+) -> None:
+    """However long one may take, and however short the lease is made."""
+    made = timing(request_seconds, duration_seconds)
+    parts = (made.duration_seconds, made.safe_seconds, made.renew_seconds, made.request_seconds)
+    assert parts == expected
+
+
+def test_a_lease_that_would_last_longer_than_a_day_is_refused() -> None:
+    """Nobody could take it from a host that died; and a request that outlives its lease is no request."""
+    with pytest.raises(Invalid):
+        timing(86400.0)
+    with pytest.raises(Invalid):
+        Timing(request_seconds=31.0)
+    with pytest.raises(Invalid):
+        Timing(renew_seconds=30.0)
+
+
+def test_what_is_left_is_rounded_up() -> None:
+    """And is never less than nothing, nor more than can be read back."""
+    assert [unsettled(each) for each in (-1.0, 0.0, 0.0001, 61.5, 1e9)] == [0.0, 0.0, 0.001, 61.5, 172800.0]
 
 
 def test_the_holder_stops_in_time_and_goes_on_when_it_has_renewed() -> None:

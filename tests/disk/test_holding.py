@@ -14,6 +14,7 @@ from bucketry.disk import holding
 from bucketry.disk.holding import Place
 from bucketry.disk.machine import ThisMachine, this_process
 from bucketry.errors import Busy, Corrupt, Fenced, Unavailable, Unfinished
+from bucketry.settings import Patience
 from bucketry.testing.faulty_bucket import Fail, FaultyBucket, LoseAnswer
 from bucketry.testing.virtual_time import on_virtual_time
 
@@ -26,10 +27,17 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
+class OnVirtualTime(ThisMachine):
+    """This machine, on the loop's clock."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
 @pytest.fixture
 def place(store: MemoryStore) -> Place:
     bucket = MemoryBucket(store)
-    return Place(bucket, bucket, Fence(), "vol/", "bucket/vol/")
+    return Place(bucket, bucket, Fence(), "vol/", "bucket/vol/", OnVirtualTime())
 
 
 async def put_lease(place: Place, lease: Lease) -> None:
@@ -52,7 +60,8 @@ async def test_a_released_lease_is_nobodys(place: Place) -> None:
     assert found.lease.epoch == 3
 
 
-@pytest.mark.logs("taking over the lease")
+@pytest.mark.logs("taking over the lease", "taken over from")
+@on_virtual_time
 async def test_unlocking_takes_lease_and_token_and_leaves_both_free(place: Place) -> None:
     """Whoever held them is told; the epoch counts up, so that he finds out."""
     await put_lease(place, LEASE)
@@ -104,14 +113,11 @@ async def test_a_lease_that_cannot_be_understood_is_not_taken_for_free(place: Pl
         await holding.unlock(place)
 
 
-class Survivor(ThisMachine):
+class Survivor(OnVirtualTime):
     """A machine all of whose former processes have ended."""
 
     def has_ended(self, holder: Holder) -> bool:
         return True
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 @on_virtual_time
@@ -123,7 +129,7 @@ async def test_a_token_is_not_deleted_by_whom_it_may_not_belong_to_any_more() ->
     is_held, release = asyncio.Event(), asyncio.Event()
 
     async def hold_and_release() -> None:
-        async with holding.held(place, force=False):
+        async with holding.held(place, Patience()):
             is_held.set()
             await release.wait()
 
@@ -147,10 +153,10 @@ async def test_a_token_that_was_put_without_an_answer_locks_nobody_out() -> None
     place = Place(bucket, bucket, Fence(), "vol/", "bucket/vol/", Survivor())
     bucket.plan(LoseAnswer(), operation="put", key="vol/" + MOUNT_TOKEN_NAME)
     with pytest.raises(Unavailable):
-        async with holding.held(place, force=False):
+        async with holding.held(place, Patience()):
             raise AssertionError("the volume is not ours")
     assert (await holding.look(place)).token is not None
-    async with holding.held(place, force=False):
+    async with holding.held(place, Patience()):
         pass
     assert (await holding.look(place)).holder is None
 
@@ -161,12 +167,12 @@ async def test_the_token_of_a_dead_holder_goes_though_his_successor_failed() -> 
     bucket = FaultyBucket(MemoryBucket(MemoryStore()))
     place = Place(bucket, bucket, Fence(), "vol/", "bucket/vol/", Survivor())
     with pytest.raises(Unfinished):
-        async with holding.held(place, force=False):
+        async with holding.held(place, Patience()):
             raise Unfinished("dies")
     bucket.plan(Fail(), operation="put", key="vol/" + MOUNT_TOKEN_NAME)
     with pytest.raises(Unavailable):
-        async with holding.held(place, force=False):
+        async with holding.held(place, Patience()):
             raise AssertionError("the volume is not ours")
-    async with holding.held(place, force=False):
+    async with holding.held(place, Patience()):
         pass
     assert (await holding.look(place)).holder is None

@@ -10,13 +10,15 @@ from bucketry.bucket.fenced import Fence, FencedBucket
 from bucketry.bucket.interface import Bucket, IfAbsent
 from bucketry.bucket.memory import MemoryBucket, MemoryStore
 from bucketry.bucket.retrying import Retrying
-from bucketry.core.lease import DURATION_SECONDS, RENEW_SECONDS, SAFE_SECONDS, Holder
+from bucketry.core.lease import DURATION_SECONDS, RENEW_SECONDS, SAFE_SECONDS, Holder, Timing
 from bucketry.core.names import LEASE_NAME
 from bucketry.disk.lease_keeper import LeaseKeeper, read_lease
+from bucketry.disk.turn import wait_for_turn
 from bucketry.errors import Busy, Corrupt, Fenced, Unsupported
-from bucketry.settings import RetrySettings
+from bucketry.settings import Patience, RetrySettings
 from bucketry.testing.faulty_bucket import FaultyBucket
 from bucketry.testing.virtual_time import on_virtual_time
+from disk.hosts import Host
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -85,7 +87,7 @@ async def test_a_holder_that_cannot_renew_stops_and_goes_on_afterwards() -> None
     await one.release()
 
 
-@pytest.mark.logs("could not be renewed", "seems to be gone", "taken the volume over")
+@pytest.mark.logs("could not be renewed", "waiting up to", "taking over the lease", "taken the volume over")
 @on_virtual_time
 async def test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stopped() -> None:
     """Another takes it when it has not been renewed for its duration; at that moment the old holder has long
@@ -97,7 +99,7 @@ async def test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stoppe
     cut_off.outage = True
     await asyncio.sleep(DURATION_SECONDS + 1)
     began = asyncio.get_running_loop().time()
-    await two.take()
+    await two.take(await wait_for_turn(MemoryBucket(store), "vol/", Host("two"), Patience(), Timing()))
     assert asyncio.get_running_loop().time() - began >= DURATION_SECONDS
     with pytest.raises(Fenced):
         one.check()
@@ -113,16 +115,16 @@ async def test_a_dead_holders_lease_is_taken_after_watching_it_and_he_had_stoppe
     await two.release()
 
 
-@pytest.mark.logs("seems to be gone")
+@pytest.mark.logs("waiting up to")
 @on_virtual_time
 async def test_a_holder_that_only_seemed_gone_keeps_it() -> None:
     """A clock that is hours ahead makes a live holder look dead; watching his lease shows that he is not."""
     bucket = MemoryBucket(MemoryStore())
     one = keeper(bucket, "one")
     await one.take()
-    hasty = LeaseKeeper(bucket, "vol/", holder("two"), utc_now=lambda: utc_now() + timedelta(hours=5))
+    hasty = Host("two", ahead=timedelta(hours=5))
     with pytest.raises(Busy):
-        await hasty.take()
+        await wait_for_turn(bucket, "vol/", hasty, Patience(), Timing())
     one.check()
     await one.release()
 
@@ -134,7 +136,7 @@ async def test_force_takes_it_at_once() -> None:
     bucket, lost = MemoryBucket(MemoryStore()), list[Fenced]()
     one, two = keeper(bucket, "one", lost), keeper(bucket, "two")
     await one.take()
-    await two.take(force=True)
+    await two.take(patience=Patience(force=True))
     await asyncio.sleep(RENEW_SECONDS + 1)
     assert len(lost) == 1
     with pytest.raises(Fenced, match="taken the volume over"):

@@ -371,7 +371,7 @@ async def test_a_crash_at_any_request_leaves_a_volume_that_opens(
             crashed = True
 
         after = place_in(MemoryBucket(store))
-        await holding.unlock(after)
+        await holding.unlock(after, old_host_is_dead=True)
         found = await content(after)
         wanted = before if len(found) == len(before) else expected(new, *kept)
         assert found == wanted, crash_count

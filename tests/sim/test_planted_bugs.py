@@ -8,13 +8,13 @@ from bucketry.cache import block_cache
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
-from bucketry.core import lease
 from bucketry.core.block_table import BlockTable, Epoch
-from bucketry.core.lease import Watch
+from bucketry.core.lease import Turn, Watch
 from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import journaling, lifecycle
 from bucketry.disk.journaling import AttachedJournal
 from bucketry.disk.lease_keeper import LeaseKeeper
+from bucketry.disk.turn import _Watcher
 from bucketry.layout.s3backer import S3backerLayout
 from bucketry.testing.simulation import simulate
 from sim.planting import Bug
@@ -195,11 +195,45 @@ BUGS = [
     ),
     Bug(
         "a lease is taken without watching it",
-        lease,
-        "claim",
-        "return Claim.WATCH",
-        "return Claim.TAKE",
-        found_at=2,
+        _Watcher,
+        "wait",
+        "now - turn.seen_at >= RATE_MARGIN * lease.duration_seconds",
+        "True",
+    ),
+    Bug(
+        "whoever takes a lease by force does not wait until its holder has stopped",
+        Turn,
+        "settled_at",
+        "if self.lease is None or self.has_stopped:",
+        "if True:",
+    ),
+    Bug(
+        "whoever takes a lease by force waits for a quarter of what its holder needs",
+        Turn,
+        "settled_at",
+        "taken_at + RATE_MARGIN * self.lease.duration_seconds",
+        "taken_at + self.lease.duration_seconds / 4",
+    ),
+    Bug(
+        "whoever takes a lease does not wait for those who had it before its holder",
+        Turn,
+        "settled_without_holder",
+        "RATE_MARGIN * self.lease.unsettled_seconds",
+        "0.0",
+    ),
+    Bug(
+        "a renewed lease does not say any more that its holder waits",
+        LeaseKeeper,
+        "_renewed",
+        "unsettled_seconds=self._unsettled_seconds",
+        "unsettled_seconds=0.0",
+    ),
+    Bug(
+        "a holder that waits is let in before the others have stopped",
+        LeaseKeeper,
+        "settle",
+        "while (left := self._settled_at - self._now()) > 0:",
+        "while (left := 0.0) > 0:",
     ),
     Bug(
         "a conditional put takes its own success for a conflict",

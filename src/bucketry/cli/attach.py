@@ -195,7 +195,13 @@ def _serve(
             begin = _Start(
                 job,
                 replace(bucket, shared=Shared()),
-                volume.settings(password, read_only=process.read_only, force=process.force),
+                volume.settings(
+                    password,
+                    read_only=process.read_only,
+                    force=process.force,
+                    old_host_is_dead=process.old_host_is_dead,
+                    wait_seconds=process.wait,
+                ),
                 process.cache(),
                 log,
                 debug,

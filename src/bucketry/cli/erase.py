@@ -4,7 +4,13 @@ import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
-from bucketry.cli.options import Connection, Volume, connection_options, stored_volume_options
+from bucketry.cli.options import (
+    Connection,
+    Volume,
+    connection_options,
+    old_host_is_dead_option,
+    stored_volume_options,
+)
 from bucketry.cli.output import confirm, say
 from bucketry.cli.parameters import url_argument
 from bucketry.cli.progress import progress
@@ -24,15 +30,17 @@ from bucketry.settings import BucketSettings, VolumeSettings
 @click.option(
     "--force", is_flag=True, help="Do not ask; even when it is mounted, or no volume can be recognised."
 )
+@old_host_is_dead_option
 @stored_volume_options
 @connection_options
-def erase(url: str, force: bool, volume: Volume, connection: Connection) -> None:
+def erase(url: str, force: bool, old_host_is_dead: bool, volume: Volume, connection: Connection) -> None:
     """Delete the volume at URL with all its data.
 
-    Asks first. Other objects below URL stay. No password is needed.
+    Asks first. With --force it takes the volume from whoever has it, and waits, about a minute, until that
+    host has stopped writing. Other objects below URL stay. No password is needed.
     """
     bucket = connection.settings(url)
-    settings = volume.settings(given_password(volume), force=force)
+    settings = volume.settings(given_password(volume), force=force, old_host_is_dead=old_host_is_dead)
     if not force:
         question = f"Erase {url} ({_recognise(bucket, settings)}) for ever?"
         if not confirm(question):

@@ -109,7 +109,13 @@ class Volume:
     password_fd: int | None
 
     def settings(
-        self, password: Secret | None, *, read_only: bool = False, force: bool = False
+        self,
+        password: Secret | None,
+        *,
+        read_only: bool = False,
+        force: bool = False,
+        old_host_is_dead: bool = False,
+        wait_seconds: float | None = None,
     ) -> VolumeSettings:
         """To open a volume with."""
         return VolumeSettings(
@@ -124,6 +130,8 @@ class Volume:
             password=password,
             read_only=read_only,
             force=force,
+            old_host_is_dead=old_host_is_dead,
+            wait_seconds=wait_seconds,
         )
 
     def new_format(self, size_bytes: int) -> VolumeFormat:
@@ -147,6 +155,8 @@ class Process:
     log: str | None
     read_only: bool
     force: bool
+    old_host_is_dead: bool
+    wait: float | None
     memory: int
     cache_dir: Path | None
     cache_size: int
@@ -327,6 +337,11 @@ volume_options = _group("volume", Volume, _volume_options)
 stored_volume_options = _group("volume", Volume, [*_volume_options[:2], *_volume_options[4:]])
 
 _process = functools.partial(_option, "Process")
+old_host_is_dead_option = _process(
+    "--old-host-is-dead",
+    is_flag=True,
+    help="The host that had the volume is surely off: take it at once, without waiting for it to stop.",
+)
 process_options = _group(
     "process",
     Process,
@@ -338,7 +353,19 @@ process_options = _group(
             help="Where the log goes. Default: a file that is named at the start.",
         ),
         _process("--read-only", is_flag=True, help="Never change anything."),
-        _process("--force", is_flag=True, help="Even if the volume is marked as mounted elsewhere."),
+        _process(
+            "--force",
+            is_flag=True,
+            help="Take the volume even if another host has it; wait until that host has stopped writing.",
+        ),
+        old_host_is_dead_option,
+        _process(
+            "--wait",
+            type=SECONDS,
+            metavar="SECONDS",
+            help="Wait up to SECONDS for another host to give the volume back. Default: only for a host that "
+            "seems to be gone, about a minute; 0 never waits.",
+        ),
         _process(
             "--memory",
             type=SIZE,

@@ -9,7 +9,13 @@ itself:
 * another may take the lease when it has *watched* it unchanged for ``duration_seconds``: then the holder has
   not renewed for at least so long, and has stopped.
 
-Clocks that run at the same rate, within a few per cent, are all this needs.
+Clocks that run at the same rate, within RATE_MARGIN, are all this needs.
+
+A lease can also be taken by force, while its holder is alive. He may go on sending until he stops by his own
+account, and what he sent last has its time-out to end in: ``duration_seconds`` after the lease was taken from
+him he is through. The new holder keeps the lease and does nothing else until then. Should somebody take it
+from the new holder meanwhile, the one before may still be writing: so the lease says for how long
+(``unsettled_seconds``), and whoever takes it, in whatever way, waits for that as well.
 
 A lease that its holder released, or whose holder is a process of this very machine that has ended, may be
 taken at once. Each taking counts the epoch up by one and draws a *tenure*, which is random: whoever finds the
@@ -17,9 +23,11 @@ tenure that it left knows that nobody has written since.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
 from bucketry.core.journal import HEAD_COPY_BYTES, Passed, passed_fields, passed_from
@@ -44,6 +52,52 @@ RENEW_SECONDS = 10.0
 #: From here on nothing is sent any more. A request that was sent just before has its time-out (30 s) to end
 #: in.
 SAFE_SECONDS = 30.0
+#: Who waits for another to stop waits longer than the other needs by this factor: clocks may differ in their
+#: rate by so much, and a store may need a moment for the last request.
+RATE_MARGIN = 1.05
+#: A day: a lease that claims to hold longer without renewal is a mistake.
+_DURATION_MAX_SECONDS = 86400.0
+#: Of such leases taken from each other by force.
+_UNSETTLED_MAX_SECONDS = 2 * _DURATION_MAX_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How a holder deals with its lease. ``duration_seconds`` is what its lease says, ``request_seconds`` the
+    most that one of its requests takes: it must end within the lease. ``look_seconds``: how often another's
+    lease is looked at while it is watched."""
+
+    duration_seconds: float = DURATION_SECONDS
+    safe_seconds: float = SAFE_SECONDS
+    renew_seconds: float = RENEW_SECONDS
+    request_seconds: float = DURATION_SECONDS - SAFE_SECONDS
+    look_seconds: float = RENEW_SECONDS / 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.renew_seconds < self.safe_seconds:
+            raise Invalid("a lease is to be renewed more often than that")
+        if not self.safe_seconds + self.request_seconds <= self.duration_seconds <= _DURATION_MAX_SECONDS:
+            raise Invalid(
+                f"a request that may take {self.request_seconds:g} s does not end within a lease of "
+                f"{self.duration_seconds:g} s"
+            )
+
+
+def timing(request_seconds: float, duration_seconds: float | None = None) -> Timing:
+    """For requests of up to so many seconds. With a duration the lease is of that, and requests may take half
+    of it; otherwise it is of a minute, or as long as the requests need. Raises Invalid when it would be
+    longer than a day."""
+    if duration_seconds is None:
+        needed = SAFE_SECONDS + request_seconds
+        return Timing(duration_seconds=max(DURATION_SECONDS, needed), request_seconds=request_seconds)
+    half = duration_seconds / 2
+    return Timing(
+        duration_seconds=duration_seconds,
+        safe_seconds=half,
+        renew_seconds=duration_seconds / 6,
+        request_seconds=min(half, request_seconds),
+        look_seconds=duration_seconds / 12,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +126,8 @@ class Lease:
     ``2026-11-21T19:38:00Z``, for people. ``tenure``: random, new with each taking; what is kept locally is
     tied to it, for ``epoch`` repeats when the bucket is restored from a copy. Empty in older leases.
     ``journal``: one that may hold what the bucket lacks. ``passed``: what the bucket has of that, when it
-    cannot say so itself because its disk fails."""
+    cannot say so itself because its disk fails. ``unsettled_seconds``: those who had the lease before
+    may still write for so long, from the moment that this was put on."""
 
     epoch: int
     holder: Holder | None
@@ -82,12 +137,14 @@ class Lease:
     tenure: str = ""
     journal: PendingJournal | None = None
     passed: Passed | None = None
+    unsettled_seconds: float = 0.0
 
     def __str__(self) -> str:
         if self.holder is None:
             return "nobody"
         holder = f"process {self.holder.pid} on {self.holder.host}"
-        return f"{holder} since {self.taken} (lease renewed {self.renewed})"
+        waits = ", waits for the one before to stop" if self.unsettled_seconds else ""
+        return f"{holder} since {self.taken} (lease renewed {self.renewed}{waits})"
 
 
 def encode(lease: Lease) -> bytes:
@@ -112,6 +169,8 @@ def encode(lease: Lease) -> bytes:
         "renewed": lease.renewed,
         "duration_seconds": lease.duration_seconds,
     }
+    if lease.unsettled_seconds:
+        fields["unsettled_seconds"] = lease.unsettled_seconds
     if lease.journal is not None:
         fields["journal"] = pending_fields(lease.journal)
     text = json.dumps(fields, indent=2)
@@ -151,7 +210,8 @@ def decode(body: bytes) -> Lease:
             holder=None if holder is None else _holder(holder),
             taken=_time(fields, "taken"),
             renewed=_time(fields, "renewed"),
-            duration_seconds=_seconds(fields, "duration_seconds"),
+            duration_seconds=_seconds(fields, "duration_seconds", _DURATION_MAX_SECONDS),
+            unsettled_seconds=_unsettled(fields),
             tenure=_tenure(fields),
             journal=_pending(fields.get("journal")),
             passed=_passed(fields.get("passed")),
@@ -215,30 +275,61 @@ def _whole(fields: Mapping[str, object], name: str) -> int:
     return value
 
 
-#: A day: a lease that claims to hold longer without renewal is a mistake.
-_DURATION_MAX_SECONDS = 86400.0
-
-
-def _seconds(fields: Mapping[str, object], name: str) -> float:
+def _seconds(fields: Mapping[str, object], name: str, seconds_max: float) -> float:
     value = fields[name]
-    if type(value) not in (int, float) or not 0 < float(value) <= _DURATION_MAX_SECONDS:  # type: ignore[arg-type]
+    if type(value) not in (int, float) or not 0 < float(value) <= seconds_max:  # type: ignore[arg-type]
         raise TypeError(repr(name))
     return float(value)  # type: ignore[arg-type]
 
 
-class Claim(Enum):
-    """What somebody who wants the lease may do with the one that he found."""
-
-    TAKE = "take it now"
-    WATCH = "take it if it stays as it is for its duration"
+def _unsettled(fields: Mapping[str, object]) -> float:
+    name = "unsettled_seconds"
+    return _seconds(fields, name, _UNSETTLED_MAX_SECONDS) if name in fields else 0.0
 
 
-def claim(found: Lease | None, me: Holder, *, holder_has_ended: bool, force: bool) -> Claim:
-    """``holder_has_ended``: the holder was a process of this machine, and is no more."""
-    if found is None or found.holder is None or holder_has_ended or force:
-        return Claim.TAKE
-    assert found.holder != me, "one takes a lease once"
-    return Claim.WATCH
+def unsettled(seconds: float) -> float:
+    """A time that is left, as a lease says it: in milliseconds, rounded up, 0 when it is over."""
+    return min(_UNSETTLED_MAX_SECONDS, max(0, math.ceil(seconds * 1000)) / 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A lease as it was found, and the ETag of its object; both None where there is none. ``seen_at``: by our
+    clock, when it was first seen so. ``has_stopped``: nobody holds it, or its holder surely sends nothing any
+    more. ``was_found_at_once``: nobody had to be waited for."""
+
+    lease: Lease | None
+    etag: str | None
+    seen_at: float
+    has_stopped: bool
+    was_found_at_once: bool = True
+
+    def settled_at(self, taken_at: float) -> float:
+        """By our clock, from when on nobody who had the lease before can still write, when the put that took
+        it ended at ``taken_at``."""
+        settled_at = max(taken_at, self.settled_without_holder)
+        if self.lease is None or self.has_stopped:
+            return settled_at
+        return max(settled_at, taken_at + RATE_MARGIN * self.lease.duration_seconds)
+
+    @property
+    def settled_without_holder(self) -> float:
+        """The same, should its holder himself have ended."""
+        return self.seen_at + (0.0 if self.lease is None else RATE_MARGIN * self.lease.unsettled_seconds)
+
+
+def was_renewed_lately(lease: Lease, utc_now: datetime) -> bool:
+    """As the clocks of both machines have it."""
+    renewed = datetime.strptime(lease.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return abs((utc_now - renewed).total_seconds()) < lease.duration_seconds
+
+
+def is_worth_waiting(*, is_this_host: bool, lives_here: bool, was_renewed_lately: bool) -> bool:
+    """Whether a lease that somebody holds is likely to end by itself. ``is_this_host``: its holder was on a
+    machine of our name; ``lives_here``: he is a process of this very machine, and alive;
+    ``was_renewed_lately``: as the clocks have it."""
+    # The same name, and none of our processes: this machine, or container, before it started again.
+    return not lives_here and (is_this_host or not was_renewed_lately)
 
 
 class State(Enum):

@@ -19,7 +19,7 @@ from bucketry.layout.check import open_check
 from bucketry.layout.findings import Action, Amount, Finding, LayoutCheck, Remedy, Severity
 from bucketry.layout.superblock import read_superblock
 from bucketry.layout.volume import Volume
-from bucketry.settings import LimitSettings, VolumeSettings
+from bucketry.settings import LimitSettings, Patience, VolumeSettings
 
 #: Findings are put right in batches of so many: as many keys as one request can delete.
 _REPAIR_BATCH = 1000
@@ -93,7 +93,7 @@ async def check(
     yield CheckStep(held, (), Amount(), None)
     holder: AbstractAsyncContextManager[object] = nullcontext()
     if repair is not None:
-        holder = holding.held(place, force=False)
+        holder = holding.held(place, Patience())
     async with holder, _measured(looking, wanted=measure) as total:
         waiting: list[Finding] = []
         async with aclosing(looking.look()) as looks:

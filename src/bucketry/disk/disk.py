@@ -27,9 +27,12 @@ class Disk:
         companions: Mapping[str, Callable[[], Mapping[str, object]]] = MappingProxyType({}),
         grow: Grow | None = None,
         look_size: Callable[[], Awaitable[int]] | None = None,
+        before_flush: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``companions``: whose statistics go with the disk's, by name. ``grow`` makes the volume and the
-        cache larger; None: they cannot be. ``look_size`` tells what size the volume has by now."""
+        cache larger; None: they cannot be. ``look_size`` tells what size the volume has by now.
+        ``before_flush`` raises what a flush is to raise instead of beginning."""
+        self._before_flush = before_flush
         self._grow = grow
         self._look_size = look_size
         self._growing = asyncio.Lock()
@@ -163,6 +166,8 @@ class Disk:
     async def flush(self) -> None:
         self._check_alive()
         if not self._read_only:
+            if self._before_flush is not None:
+                await self._before_flush()
             await self._cache.flush()
 
     async def refresh(self) -> None:

@@ -1,30 +1,35 @@
 """The right to write to a volume: its lease and s3backer's mount token, taken together and given back
 together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from bucketry.bucket.fenced import Fence
+from bucketry.bucket.fenced import Fence, Owner
 from bucketry.bucket.interface import Bucket
 from bucketry.core import lease as lease_rules
 from bucketry.core.journal import Passed
-from bucketry.core.lease import Lease
+from bucketry.core.lease import Lease, Timing, Turn
+from bucketry.core.names import LEASE_NAME
 from bucketry.core.pending_journal import PendingJournal
+from bucketry.disk import turn as turns
 from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure, read_lease
 from bucketry.disk.machine import Machine, ThisMachine
 from bucketry.errors import Busy, Fenced, Unfinished
 from bucketry.layout import mount_token
 from bucketry.layout.mount_token import MountToken
 from bucketry.layout.together import both
+from bucketry.settings import Patience
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a volume lies. ``bucket`` is for its blocks, and changes nothing unless ``fence`` lets it;
     ``control`` is the same bucket for lease and token, past the fence and past the queues. ``salt`` is what
-    the volume's keys are derived with, when it does not say so itself. ``machine`` is from where we come."""
+    the volume's keys are derived with, when it does not say so itself. ``machine`` is from where we come,
+    ``timing`` how its lease is held."""
 
     bucket: Bucket
     control: Bucket
@@ -32,6 +37,7 @@ class Place:
     prefix: str
     salt: str
     machine: Machine = field(default_factory=ThisMachine)
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def url(self) -> str:
@@ -70,6 +76,16 @@ class Holding:
         if self.lease is not None and self.lease.holder is not None:
             return f"{self.lease}, which has ended" if self.has_ended else str(self.lease)
         return None if self.token is None or self.lease_token else str(self.token)
+
+    def as_turn(self, seen_at: float) -> Turn:
+        """To take the lease as it is, or not. ``seen_at`` is the time of the look, or later."""
+        is_free = self.lease is None or self.lease.holder is None or self.has_ended
+        return Turn(
+            lease=self.lease,
+            etag=self.lease_etag,
+            seen_at=seen_at,
+            has_stopped=is_free and not self.is_damaged,
+        )
 
     def is_of_the_same_as(self, other: "Holding") -> bool:
         """Whether nobody has taken the volume between the one look and the other."""
@@ -146,25 +162,43 @@ async def look(place: Place, *, even_damaged: bool = False) -> Holding:
     return Holding(lease, token, has_ended=ended, lease_etag=etag)
 
 
+#: Said behind what is waited for when a volume was taken from somebody who may be alive.
+_HOW_TO_SKIP = "; --old-host-is-dead skips this"
+
+
+async def wait_for_turn(place: Place, patience: Patience, *, has_journal: bool = False) -> Turn:
+    """Wait until the volume's lease may be taken. Raises Busy when that takes longer than ``patience`` has,
+    and JournalPending instead of waiting for a volume with a journal that we do not have."""
+    return await turns.wait_for_turn(
+        place.control, place.prefix, place.machine, patience, place.timing, has_journal=has_journal
+    )
+
+
 @asynccontextmanager
 async def held(
     place: Place,
+    patience: Patience,
     *,
-    force: bool,
     on_lost: Callable[[Fenced], None] | None = None,
     own: OwnJournal | None = None,
     owes: Callable[[], bool] = lambda: False,
+    turn: Turn | None = None,
 ) -> AsyncIterator[LeaseKeeper]:
-    """Hold the volume. Raises Busy where somebody else does, and JournalPending where a journal other than
-    our ``own`` may hold what the bucket lacks; neither with ``force``. ``on_lost`` is called when somebody
-    has taken it over.
+    """Hold the volume, once it may be taken and nobody who had it before can still write to it. ``turn``:
+    what ``wait_for_turn`` gave, for who has waited already. Raises Busy where somebody else has it, and
+    JournalPending where a journal other than our ``own`` may hold what the bucket lacks; neither with
+    ``patience.force``. ``on_lost`` is called when somebody has taken it over.
 
     When the body ends with Unfinished, or with any error while ``owes`` says so, lease and token stay:
     something is missing in the bucket.
     """
     value = mount_token.new_value() if own is None else own.token
     machine = place.machine
-    now = await look(place, even_damaged=force) if own is None else own.seen
+    turn = turn or await wait_for_turn(place, patience, has_journal=own is not None)
+    now = await look(place, even_damaged=patience.force) if own is None else own.seen
+    if now.lease_etag != turn.etag:
+        # Somebody came in between, or renewed.
+        turn = now.as_turn(machine.now())
     keeper = LeaseKeeper(
         place.control,
         place.prefix,
@@ -173,14 +207,16 @@ async def held(
         utc_now=machine.utc_now,
         has_ended=machine.has_ended,
         on_lost=on_lost,
+        timing=place.timing,
         tenure=None if own is None else own.tenure,
         journal=(lambda _: None) if own is None else own.pending,
         replays="" if own is None else own.replays,
         passed=None if own is None else own.passed,
     )
-    await keeper.take(force=force, seen=(now.lease, now.lease_etag))
+    await keeper.take(turn, patience=patience)
     try:
-        await _take_token(place, keeper, value, force=force)
+        await _take_token(place, keeper, value, replaces=patience.takes)
+        is_first = keeper.is_settled
     except Busy:
         if owes():
             await keeper.stop()
@@ -192,7 +228,17 @@ async def held(
         # s3backer's, so it must stay, and end by itself.
         await keeper.stop()
         raise
-    place.fence.guard_with(keeper.check)
+    try:
+        if not is_first:
+            await keeper.settle(_HOW_TO_SKIP)
+            await _restore_token(place, value, now)
+    except BaseException as error:
+        # Interrupted while it waits, as a rule: the lease says how long others still have to.
+        gives_back = isinstance(error, Busy | asyncio.CancelledError) and not owes()
+        await (_give_back(place, keeper, value, own) if gives_back else keeper.stop())
+        raise
+    keeper.watch_for(lambda: _find_intruder(place, value))
+    place.fence.guard_with(keeper.check, Owner(place.prefix + LEASE_NAME, keeper.is_ours))
     try:
         yield keeper
     except Unfinished:
@@ -206,20 +252,45 @@ async def held(
         raise
     else:
         await _give_back(place, keeper, value, own)
+    finally:
+        place.fence.guard_with(keeper.check)
 
 
-async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, force: bool) -> None:
+async def _restore_token(place: Place, value: int, before: Holding) -> None:
+    """Put our mount token again if the last request of a former holder came after our put. Raises Busy when
+    an s3backer has replaced it."""
+    token = await mount_token.read_token(place.control, place.prefix)
+    if token is None or token.value in tokens_of(before.lease):
+        me = place.machine.this_process(value)
+        await mount_token.put_token(
+            place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), replace=True
+        )
+    elif token.value != value:
+        raise mount_token.busy(place.control, place.prefix, token)
+
+
+async def _find_intruder(place: Place, value: int) -> str | None:
+    """Who has the volume though its lease is ours: an s3backer knows the mount token alone."""
+    token = await mount_token.read_token(place.control, place.prefix)
+    if token is None:
+        return "somebody has deleted its mount token (s3backer --reset-mounted-flag)"
+    if token.value != value:
+        return f"{token} has replaced its mount token (s3backer --force)"
+    return None
+
+
+async def _take_token(place: Place, keeper: LeaseKeeper, value: int, *, replaces: bool) -> None:
     previous = keeper.previous
     _, token = await both(keeper.probe(), mount_token.read_token(place.control, place.prefix))
     if token is not None:
         # The token of the holder whose lease has just become ours goes with it. Any other one is an
         # s3backer's.
-        force = force or token.value in tokens_of(previous)
-    if token is not None and not force:
+        replaces = replaces or token.value in tokens_of(previous)
+    if token is not None and not replaces:
         raise mount_token.busy(place.control, place.prefix, token)
     me = place.machine.this_process(value)
     await mount_token.put_token(
-        place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), replace=force
+        place.control, place.prefix, value, host=me.host, now=place.machine.utc_now(), replace=replaces
     )
 
 
@@ -241,9 +312,10 @@ async def _give_back(place: Place, keeper: LeaseKeeper, value: int, own: OwnJour
     await keeper.release()
 
 
-async def unlock(place: Place, *, seen: Holding | None = None) -> str | None:
-    """Take the volume from whoever holds it, and leave it free; who held it, None when nobody did. If he is
-    alive he loses what he has not uploaded: he finds out when he next renews his lease.
+async def unlock(place: Place, *, seen: Holding | None = None, old_host_is_dead: bool = False) -> str | None:
+    """Take the volume from whoever holds it, and leave it free once he can write no more; who held it, None
+    when nobody did. If he is alive he loses what he has not uploaded: he finds out when he next renews his
+    lease. ``old_host_is_dead``: he is not, and nothing is waited for.
 
     ``seen``: who it is to be taken from. Raises Busy when somebody else has it by now.
     """
@@ -253,7 +325,7 @@ async def unlock(place: Place, *, seen: Holding | None = None) -> str | None:
     if seen is not None and not found.is_of_the_same_as(seen):
         raise Busy(f"{place.url}: by now it is in use by {found.holder}")
     kept = None if found.journal is None else _KeptJournal(found, found.journal)
-    async with held(place, force=True, own=kept):
+    async with held(place, Patience(force=True, old_host_is_dead=old_host_is_dead), own=kept):
         return found.holder
 
 

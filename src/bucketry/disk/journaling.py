@@ -20,12 +20,12 @@ from bucketry.cache.journal_files import Files
 from bucketry.cache.left_journal import RecoveredEpoch, peek
 from bucketry.codec.offload import Offload
 from bucketry.core.journal import JournalIdentity, Passed
-from bucketry.core.lease import Lease
+from bucketry.core.lease import Lease, was_renewed_lately
 from bucketry.core.pending_journal import PendingJournal, printable_directory
 from bucketry.core.units import format_size
 from bucketry.disk import holding
 from bucketry.disk.holding import Holding, Place
-from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure, pending_journal, was_renewed_lately
+from bucketry.disk.lease_keeper import LeaseKeeper, new_tenure, pending_journal
 from bucketry.errors import Busy, Corrupt, Mismatch, Unavailable, Unsupported
 from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
@@ -137,7 +137,7 @@ class AttachedJournal:
         return PendingJournal(
             tenure=self.tenure,
             host=socket.gethostname(),
-            directory=printable_directory(self._directory.removesuffix("/journal")),
+            directory=printable_directory(self._directory),
             epoch=self.journal.reached,
             pending_bytes=self.journal.lag_bytes,
             as_of=as_of,

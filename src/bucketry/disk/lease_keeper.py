@@ -1,21 +1,23 @@
 """Holding a volume's lease: taken, renewed, watched over and given back.
 
 What may be done when is decided in ``core.lease``. While the lease cannot be renewed in time, or is lost,
-``check`` raises Fenced; the bucket that blocks go to asks it before every change.
+``check`` raises Fenced; the bucket that blocks go to asks it before every change. A lease that was taken from
+somebody who may be alive is settled first: until he must have stopped nothing is read or written.
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from bucketry.bucket.conditions import warn_once
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
 from bucketry.core import lease as rules
 from bucketry.core.journal import Passed
-from bucketry.core.lease import Claim, Holder, Lease, State, Watch
+from bucketry.core.lease import Holder, Lease, State, Timing, Turn, Watch
 from bucketry.core.names import LEASE_NAME
 from bucketry.core.pending_journal import PendingJournal
 from bucketry.disk import machine
@@ -33,6 +35,8 @@ from bucketry.errors import (
     Unavailable,
     Unsupported,
 )
+from bucketry.layout.together import both
+from bucketry.settings import Patience
 
 _log = logging.getLogger(__name__)
 #: Whoever waits at a terminal should know what for: the command line shows what this logger is told.
@@ -40,9 +44,8 @@ _notices = logging.getLogger("bucketry.notices")
 
 #: Of no object: stores make theirs of digests and numbers.
 _NO_ETAG = '"bucketry-no-such-etag"'
+_USUAL, _NO_FORCE = Timing(), Patience()
 _ATTRIBUTES = Attributes(content_type="application/json")
-#: While another's lease is watched, it is looked at so often.
-_LOOK_SECONDS = 5.0
 #: Two processes that take a free lease at once: one of them meets the other's, once. More often, something is
 #: wrong.
 _TAKE_ATTEMPTS_MAX = 3
@@ -88,14 +91,12 @@ def new_tenure() -> str:
     return secrets.token_hex(16)
 
 
-def _no_journal(_as_of: str) -> PendingJournal | None:
+async def _find_nobody() -> str | None:
     return None
 
 
-def was_renewed_lately(found: Lease, utc_now: datetime) -> bool:
-    """Whether a lease has been renewed within its duration, as the clocks of both machines have it."""
-    renewed = datetime.strptime(found.renewed, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    return abs((utc_now - renewed).total_seconds()) < found.duration_seconds
+def _no_journal(_as_of: str) -> PendingJournal | None:
+    return None
 
 
 def pending_journal(url: str, journal: PendingJournal) -> JournalPending:
@@ -127,6 +128,7 @@ class LeaseKeeper:
         utc_now: Callable[[], datetime] = _utc_now,
         has_ended: Callable[[Holder], bool] = machine.has_ended,
         on_lost: Callable[[Fenced], None] | None = None,
+        timing: Timing = _USUAL,
         tenure: str | None = None,
         journal: Callable[[str], PendingJournal | None] = _no_journal,
         replays: str = "",
@@ -149,9 +151,19 @@ class LeaseKeeper:
         self._etag = ""
         #: One put of the lease at a time: each needs the ETag of the one before.
         self._lock = asyncio.Lock()
+        self._timing = timing
+        self._find_intruder: Callable[[], Coroutine[Any, Any, str | None]] = _find_nobody
+        self._intruder: str | None = None
+        #: The lease as it was last found to be ours in the bucket.
+        self._seen_ours = b""
         self._watch = Watch(0.0)
+        #: What was taken, and until when those who had it before may still write; None: nobody does any more.
+        self._turn: Turn | None = None
+        self._settled_at: float | None = None
         self._conditional = True
         self._task: asyncio.Task[None] | None = None
+        #: When the last attempt to renew it ended.
+        self._tried_at = 0.0
         self._renewals = 0
         self._failures = 0
         self._was_overdue = False
@@ -185,66 +197,46 @@ class LeaseKeeper:
         """Whether somebody else has it by now."""
         return self._watch.state(self._now()) is State.LOST
 
-    async def take(self, *, force: bool = False, seen: tuple[Lease | None, str | None] | None = None) -> None:
-        """Take the lease and begin to renew it; ``probe`` it next. Raises Busy when somebody has it; where he
-        seems to be gone, that is found out first, which takes as long as his lease lasts. Raises
-        JournalPending when a journal that we do not have may hold what the bucket lacks.
-
-        ``seen``: the lease and its ETag as they were a moment ago, for who has looked already."""
+    async def take(self, turn: Turn | None = None, *, patience: Patience = _NO_FORCE) -> None:
+        """Take the lease and begin to renew it; ``probe`` and ``settle`` it next. ``turn`` is what
+        ``wait_for_turn`` gave. Raises Busy when somebody has it; and JournalPending when a journal that we do
+        not have may hold what the bucket lacks, unless ``patience.force``."""
         for _ in range(_TAKE_ATTEMPTS_MAX):
-            now = self._utc_now()
-            instead = rules.in_place_of_a_damaged_one(_stamp(now), int(now.timestamp())) if force else None
-            found, etag = seen or await read_lease(self._bucket, self._prefix, in_place_of_damaged=instead)
-            seen = None
-            ended = found is not None and found.holder is not None and self._has_ended(found.holder)
-            self._check_journal(found, holder_has_ended=ended, force=force)
-            if rules.claim(found, self._me, holder_has_ended=ended, force=force) is Claim.WATCH:
-                assert found is not None
-                assert etag is not None
-                await self._watch_other(found, etag)
-            elif found is not None and found.holder is not None:
+            turn = turn or await self._look()
+            found = turn.lease
+            self._check_journal(found, has_stopped=turn.has_stopped, force=patience.force)
+            if not (turn.has_stopped or patience.takes):
+                raise Busy(f"{self._bucket.url}/{self._prefix}: in use by {found}")
+            if found is not None and found.holder is not None:
                 _log.warning("%s: taking over the lease of %s", self._bucket.url, found)
-            if await self._try_to_take(found, etag):
+            if await self._try_to_take(turn, waits=not patience.old_host_is_dead):
                 self.previous = found
                 self._task = asyncio.get_running_loop().create_task(self._renew_for_ever())
                 return
+            turn = None
         raise Busy(f"{self._bucket.url}/{self._prefix}: somebody else keeps taking the volume's lease")
 
-    def _check_journal(self, found: Lease | None, *, holder_has_ended: bool, force: bool) -> None:
+    async def _look(self) -> Turn:
+        found, etag = await read_lease(self._bucket, self._prefix)
+        is_free = found is None or found.holder is None or self._has_ended(found.holder)
+        return Turn(lease=found, etag=etag, seen_at=self._now(), has_stopped=is_free)
+
+    def _check_journal(self, found: Lease | None, *, has_stopped: bool, force: bool) -> None:
         """Raises JournalPending when the lease names a journal that we do not have."""
         if found is None or found.journal is None or found.journal.tenure == self._replays:
             return
         if force:
             _log.warning("%s/%s: giving up %s", self._bucket.url, self._prefix, found.journal)
-        elif found.holder is None or holder_has_ended or not self._was_renewed_lately(found):
+        elif has_stopped or not rules.was_renewed_lately(found, self._utc_now()):
             raise pending_journal(f"{self._bucket.url}/{self._prefix}", found.journal)
 
-    def _was_renewed_lately(self, found: Lease) -> bool:
-        return was_renewed_lately(found, self._utc_now())
-
-    async def _watch_other(self, found: Lease, etag: str) -> None:
-        """Return when the lease has stayed as it is for its duration. Raises Busy when it was renewed, or
-        lately."""
-        busy = Busy(
-            f"{self._bucket.url}/{self._prefix}: in use by {found}; if you know that it is not, "
-            "use bucketry unlock, or --force"
-        )
-        if self._was_renewed_lately(found):
-            raise busy
-        _notices.warning(
-            "%s/%s: %s seems to be gone; watching its lease for %.0f s to be sure",
-            self._bucket.url, self._prefix, found, found.duration_seconds,
-            extra={"seconds": found.duration_seconds},
-        )  # fmt: skip
-        began = self._now()
-        while self._now() - began < found.duration_seconds:
-            await self._sleep(_LOOK_SECONDS)
-            _, seen = await read_lease(self._bucket, self._prefix)
-            if seen != etag:
-                raise busy
-
-    async def _try_to_take(self, found: Lease | None, etag: str | None) -> bool:
+    async def _try_to_take(self, turn: Turn, *, waits: bool) -> bool:
+        """Whether it is ours now. ``waits``: until its former holders must have stopped."""
+        found, etag = turn.lease, turn.etag
         now = _stamp(self._utc_now())
+        began = self._now()
+        # As long as a holder of whom nobody knows how long he needs, for who reads this lease next.
+        settled_at = turn.settled_at(began) if waits else began
         wanted = Lease(
             epoch=1 if found is None else found.epoch + 1,
             holder=self._me,
@@ -253,8 +245,9 @@ class LeaseKeeper:
             tenure=self.tenure,
             journal=self._journal(now),
             passed=self._passed,
+            duration_seconds=self._timing.duration_seconds,
+            unsettled_seconds=rules.unsettled(settled_at - began),
         )
-        began = self._now()
         condition: Condition = IfAbsent() if etag is None else IfMatch(etag)
         try:
             self._etag = await self._put(wanted, condition)
@@ -264,8 +257,66 @@ class LeaseKeeper:
             self._conditional = False
             self._etag = await self._put(wanted, None)
         self._lease = wanted
-        self._watch = Watch(began)
+        self._watch = Watch(began, safe_seconds=self._timing.safe_seconds)
+        if wanted.unsettled_seconds:
+            self._turn = turn
+            # The former holder may have renewed his lease until ours was there.
+            self._settled_at = turn.settled_at(self._now())
         return True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody who had the lease before can still write."""
+        return self._settled_at is None
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether somebody may still have written after the lease was taken."""
+        return self._turn is not None
+
+    @property
+    def _unsettled_seconds(self) -> float:
+        return 0.0 if self._settled_at is None else rules.unsettled(self._settled_at - self._now())
+
+    async def settle(self, says_how_to_skip: str = "") -> None:
+        """Wait until nobody who had the lease before can still write; returns at once where there is nobody.
+        Raises Fenced when the lease is lost meanwhile."""
+        if self._settled_at is None:
+            return
+        assert self._turn is not None, "it was taken"
+        where, former = f"{self._bucket.url}/{self._prefix}", self.previous
+        seconds = max(0.0, self._settled_at - self._now())
+        until = datetime.now(UTC).astimezone() + timedelta(seconds=seconds)
+        holder = None if former is None else former.holder
+        _notices.warning(
+            "%s: taken over from %s, which may still be writing; waiting %.0f s, until %s, for it to stop%s",
+            where, "another host" if holder is None else former, seconds, f"{until:%H:%M:%S}",
+            says_how_to_skip,
+            extra={"seconds": seconds},
+        )  # fmt: skip
+        while (left := self._settled_at - self._now()) > 0:
+            if self.is_lost:
+                raise self._fenced()
+            if holder is not None and self._has_ended(holder):
+                # What those before him still write is all there is to wait for.
+                holder = None
+                self._settled_at = min(self._settled_at, self._turn.settled_without_holder)
+                continue
+            await self._sleep(min(left, self._timing.look_seconds))
+        self._settled_at = None
+        # Whoever takes the lease next need not wait; and it is surely still ours.
+        try:
+            await self.tell_journal()
+        except Fenced:
+            raise
+        except BucketryError as error:
+            _log.warning("%s: the volume's lease could not be renewed: %s", self._bucket.url, error)
+        self.check()
+
+    def watch_for(self, find_intruder: Callable[[], Coroutine[Any, Any, str | None]]) -> None:
+        """From now on ask with every renewal who else writes to the volume though the lease is ours; None:
+        nobody. Somebody who does has taken the volume."""
+        self._find_intruder = find_intruder
 
     async def probe(self) -> None:
         """Find out whether the store really keeps conditions: puts that must be refused."""
@@ -305,29 +356,54 @@ class LeaseKeeper:
 
     async def _renew_for_ever(self) -> None:
         while not self.is_lost:
-            await self._sleep(rules.RENEW_SECONDS)
+            await self._sleep(self._timing.renew_seconds)
             await self._renew()
             self._tell()
 
     async def _renew(self) -> None:
-        assert self._lease is not None
         began = self._now()
         try:
-            async with self._lock:
-                await self._renewed(self._lease.epoch)
+            _, intruder = await both(self._renewed_alone(), self._find_intruder())
         except PreconditionFailed:
-            self._watch.note_lost()
             self._failures += 1
-            error = self._fenced()
-            _log.critical("%s", error)
-            if self._on_lost is not None:
-                self._on_lost(error)
+            self._lose()
         except BucketryError as error:
             self._failures += 1
             _log.warning("%s: the volume's lease could not be renewed: %s", self._bucket.url, error)
         else:
+            if intruder is not None:
+                self._lose(intruder)
+                return
             self._watch.note_renewed(began)
             self._renewals += 1
+        finally:
+            self._tried_at = self._now()
+
+    async def assure(self) -> None:
+        """For who is about to promise something without asking the bucket. After this process stood still,
+        and its lease is overdue, find out first whether it is still ours. Raises Fenced when it is not."""
+        now = self._now()
+        has_stood_still = now - self._tried_at >= self._timing.safe_seconds
+        if has_stood_still and self._watch.state(now) is State.OVERDUE:
+            await self._renew()
+        if self.is_lost:
+            raise self._fenced()
+
+    async def _renewed_alone(self) -> None:
+        async with self._lock:
+            assert self._lease is not None
+            await self._renewed(self._lease.epoch)
+
+    def _lose(self, intruder: str | None = None) -> Fenced:
+        """The volume is somebody else's: from now on nothing more is written."""
+        if not self.is_lost:
+            self._intruder = intruder
+            self._watch.note_lost()
+            error = self._fenced()
+            _log.critical("%s", error)
+            if self._on_lost is not None:
+                self._on_lost(error)
+        return self._fenced()
 
     async def tell_journal(self) -> None:
         """Let the lease say now what ``journal`` tells, without waiting for the next renewal. Raises Fenced
@@ -337,8 +413,7 @@ class LeaseKeeper:
             try:
                 await self._renewed(self._lease.epoch)
             except PreconditionFailed as error:
-                self._watch.note_lost()
-                raise self._fenced() from error
+                raise self._lose() from error
 
     async def forget_journal(self) -> None:
         """Let the lease say that no journal is pending. Raises as ``tell_journal`` does."""
@@ -358,8 +433,7 @@ class LeaseKeeper:
             try:
                 await self._renewed(before.epoch)
             except PreconditionFailed as error:
-                self._watch.note_lost()
-                raise self._fenced() from error
+                raise self._lose() from error
             except Invalid:
                 self._lease = before  # or it could not be renewed any more
                 raise
@@ -368,7 +442,13 @@ class LeaseKeeper:
         """Put our lease anew. Raises PreconditionFailed when it is not ours any more."""
         assert self._lease is not None
         stamp = _stamp(self._utc_now())
-        renewed = replace(self._lease, epoch=epoch, renewed=stamp, journal=self._journal(stamp))
+        renewed = replace(
+            self._lease,
+            epoch=epoch,
+            renewed=stamp,
+            journal=self._journal(stamp),
+            unsettled_seconds=self._unsettled_seconds,
+        )
         await self._replace(renewed)
         self._lease = renewed
 
@@ -390,7 +470,7 @@ class LeaseKeeper:
     async def _find_ours(self) -> str:
         """The ETag of the lease. Raises PreconditionFailed when it is somebody else's."""
         found, etag = await read_lease(self._bucket, self._prefix)
-        if found is None or etag is None or found.holder != self._me:
+        if found is None or etag is None or (found.tenure, found.holder) != (self.tenure, self._me):
             raise PreconditionFailed("the lease is somebody else's")
         return etag
 
@@ -404,6 +484,19 @@ class LeaseKeeper:
             _log.warning("%s/%s: the lease is held again", self._bucket.url, self._prefix)
         self._was_overdue = overdue
 
+    def is_ours(self, body: bytes | None) -> bool:
+        """Whether a lease as it is stored is this holding's. Called from any thread."""
+        if body is None:
+            return False
+        if body != self._seen_ours:
+            try:
+                if rules.decode(body).tenure != self.tenure:
+                    return False
+            except (Corrupt, Unsupported):
+                return False
+            self._seen_ours = body
+        return True
+
     def check(self) -> None:
         """Raises Fenced unless the lease is surely ours for as long as a request takes."""
         if self._watch.state(self._now()) is not State.HELD:
@@ -411,6 +504,8 @@ class LeaseKeeper:
 
     def _fenced(self) -> Fenced:
         where = f"{self._bucket.url}/{self._prefix}"
+        if self._intruder is not None:
+            return Fenced(f"{where}: {self._intruder}; nothing more is written to it")
         if self.is_lost:
             return Fenced(f"{where}: somebody else has taken the volume over; nothing more is written to it")
         seconds = self._watch.overdue_seconds(self._now())
@@ -434,6 +529,7 @@ class LeaseKeeper:
             tenure=self.tenure,
             journal=journal,
             passed=None if journal is None else self._lease.passed,
+            unsettled_seconds=self._unsettled_seconds,
         )
         try:
             await self._replace(free)

@@ -28,7 +28,7 @@ from bucketry.disk.interface import Device
 from bucketry.disk.journaling import AttachedJournal, look_at_journal
 from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.disk.overlaid import OverlaidDisk
-from bucketry.errors import BucketryError, Fenced, TakenOver, Unfinished
+from bucketry.errors import BucketryError, Busy, Fenced, TakenOver, Unfinished
 from bucketry.layout import mount_token, volume
 from bucketry.layout.interface import Layout
 from bucketry.layout.listing import closing_pages
@@ -193,16 +193,22 @@ async def _attached(
         if disk is not None:
             disk.fail(TakenOver(str(error)))
 
+    patience = asked.patience
+    has_journal = local is not None and (cache_settings.durability == "journal" or local.has_journal())
+    turn = await holding.wait_for_turn(place, patience, has_journal=has_journal)
     async with (
         _journal(place, found, asked, cache_settings, local) as attached,
         holding.held(
             place,
-            force=asked.force,
+            patience,
             on_lost=on_lost,
             own=attached,
             owes=lambda: attached is not None and attached.owes,
+            turn=turn,
         ) as keeper,
     ):
+        if not turn.was_found_at_once or keeper.has_waited:
+            await _check_unchanged(place, found, asked)
         if not cache_settings.exclusive:
             directory = None
         zeros = _kept_zeros(directory, layout, keeper)
@@ -217,7 +223,14 @@ async def _attached(
             cache = BlockCache(
                 layout, cache_settings, journal=attached.journal, journal_owner=attached, zeros=zeros
             )
-        disk = Disk(cache, layout.geometry, companions={"lease": keeper.statistics}, grow=grow)
+        disk = Disk(
+            cache,
+            layout.geometry,
+            companions={"lease": keeper.statistics},
+            grow=grow,
+            # Without a journal it is the bucket that a flush waits for, and the fence that says so.
+            before_flush=None if attached is None else keeper.assure,
+        )
         if keeper.is_lost:
             keeper.check()  # before there was a disk to be told
         async with _running(cache):
@@ -228,6 +241,15 @@ async def _attached(
             await attached.empty()
         if directory is not None and cache.zeros.surveyed:
             save_zero_map(directory, cache.zeros, keeper.tenure)
+
+
+async def _check_unchanged(place: Place, found: Volume, asked: VolumeSettings) -> None:
+    """Raises Busy unless the volume is what it was before its former holder was waited for."""
+    now = await volume.detect(
+        place.bucket, place.prefix, asked, salt=place.salt, allow_empty=asked.size_bytes is not None
+    )
+    if now != found:
+        raise Busy(f"{place.url}: whoever had the volume has changed its size or format meanwhile; try again")
 
 
 async def _drained(
@@ -331,7 +353,7 @@ async def erase(place: Place, asked: VolumeSettings) -> AsyncGenerator[int, None
             await volume.unlock(place.bucket, found, asked.password)
     naming = await volume.find_naming(place.bucket, place.prefix, asked)
     deleted_count = 0
-    async with holding.held(place, force=asked.force):
+    async with holding.held(place, asked.patience):
         async with aclosing(_block_keys(place, naming.names)) as batches:
             async for keys in batches:
                 await place.bucket.delete_many(keys, priority=Priority.UPLOAD)

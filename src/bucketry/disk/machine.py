@@ -25,6 +25,10 @@ class Machine(Protocol):
         elsewhere."""
         ...
 
+    def lives_here(self, holder: Holder) -> bool:
+        """Whether the holder is a process of this machine, and alive. It may be stopped."""
+        ...
+
     def now(self) -> float:
         """Elapsed time in seconds since any moment. It goes on while the machine sleeps."""
         ...
@@ -42,6 +46,9 @@ class ThisMachine:
 
     def has_ended(self, holder: Holder) -> bool:
         return has_ended(holder)
+
+    def lives_here(self, holder: Holder) -> bool:
+        return lives_here(holder)
 
     def now(self) -> float:
         # The event loop's clock stands still while the machine is suspended: whoever wakes up would believe
@@ -72,9 +79,17 @@ def this_process(token: int) -> Holder:
 
 def has_ended(holder: Holder) -> bool:
     """Whether the holder was a process of this machine and is no more. False when it may live elsewhere."""
-    if not holder.boot_id or holder.boot_id != _boot_id() or holder.host != host_name():
-        return False
-    return _start_time(holder.pid) != holder.start_time
+    return _is_ours(holder) and _start_time(holder.pid) != holder.start_time
+
+
+def lives_here(holder: Holder) -> bool:
+    """Whether the holder is a process of this machine, and alive."""
+    return _is_ours(holder) and _start_time(holder.pid) == holder.start_time
+
+
+def _is_ours(holder: Holder) -> bool:
+    """Whether the holder's process is, or was, one that we can see."""
+    return bool(holder.boot_id) and holder.boot_id == _boot_id() and holder.host == host_name()
 
 
 def _boot_id() -> str:
@@ -94,8 +109,7 @@ def _start_time(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since boot; None when there is none, or it is a
     zombie."""
     try:
-        # The name of a program may be any bytes.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in ("Z", "X") else int(fields[19])

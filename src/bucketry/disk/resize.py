@@ -22,7 +22,6 @@ from bucketry.codec.offload import Offload
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
-from bucketry.core.units import exact_size
 from bucketry.core.zeros import is_zero
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
@@ -35,7 +34,7 @@ from bucketry.layout.resize import set_size, set_size_in_use
 from bucketry.layout.superblock import read_superblock
 from bucketry.layout.together import few_at_once
 from bucketry.layout.volume import Volume
-from bucketry.settings import LimitSettings, VolumeSettings
+from bucketry.settings import LimitSettings, Patience, VolumeSettings
 
 #: Keys in one request of a bulk delete: what S3 allows.
 _DELETE_BATCH = 1000
@@ -76,7 +75,7 @@ async def resize(
     found, _ = await _check(place, asked, size_bytes)
     await volume.unlock(place.bucket, found, asked.password)
     try:
-        async with holding.held(place, force=False):
+        async with holding.held(place, Patience()):
             # Once more: until now somebody else might have changed it.
             found, geometry = await _check(place, asked, size_bytes)
             claimed = await volume.claimed_bytes(place.bucket, found)
@@ -143,8 +142,8 @@ async def grow(
         or await volume.claimed_bytes(place.bucket, found) > found.format.size_bytes
     ):
         raise Mismatch(
-            f"{place.url} is attached with {exact_size(now.size_bytes)} and says that it has "
-            f"{exact_size(found.format.size_bytes)}: resize it to that, or attach it anew"
+            f"{place.url} is attached with {now.size_bytes} bytes and says that it has "
+            f"{found.format.size_bytes}: resize it to these, or attach it anew"
         )
     beyond = _Beyond(place, found, now.block_count, geometry.block_count)
     if await beyond.count():

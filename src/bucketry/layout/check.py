@@ -23,7 +23,6 @@ from bucketry.core.zeros import is_zero
 from bucketry.errors import (
     BucketNotFound,
     Corrupt,
-    CredentialsRefused,
     Denied,
     NotFound,
     Unavailable,
@@ -140,7 +139,7 @@ class S3backerCheck:
             note = "the superblock carries no checksum: another program has changed it"
             findings.append(Finding(Severity.FLAW, "superblock without checksum", note, remedy=remedy))
         if self._resized_from_bytes is not None:
-            note = f"a resize from {exact_size(self._resized_from_bytes)} was cut short"
+            note = f"a resize from {self._resized_from_bytes} bytes was cut short"
             findings.append(Finding(Severity.FLAW, "unfinished resize", note, remedy=remedy))
         return findings
 
@@ -234,12 +233,11 @@ class S3backerCheck:
                 reason = "the store lists it, and does not have it"
             except Corrupt as error:
                 reason = str(error)
-            except CredentialsRefused:
-                raise  # of keys that have ended: says nothing of the block
             except (Denied, Unavailable) as error:
-                # Is it this object, or the store? That may be back already: then the second look tells.
+                # Is it this object, or the store?
                 await self._is_listed(entry.key)
                 reason = f"cannot be read: {error}"
+                break
         self._figures.damaged_blocks += 1
         message = f"block {block} ({entry.key}): {reason}"
         return [Finding(Severity.DAMAGE, "damaged block", message, block, entry.key, Remedy.ZERO)]
@@ -318,7 +316,10 @@ class S3backerCheck:
         is_unfinished = told == replace(geometry, size_bytes=self._resized_from_bytes or geometry.size_bytes)
         if told == geometry or is_unfinished:
             return []
-        message = f"block 0 ({info.key}) says {told}, the superblock {geometry}"
+        message = (
+            f"block 0 ({info.key}) says {told.size_bytes} bytes in blocks of {told.block_size_bytes}, the "
+            f"superblock {geometry.size_bytes} in blocks of {geometry.block_size_bytes}"
+        )
         return [self._wrong_geometry(info, message)]
 
     @staticmethod
@@ -372,7 +373,7 @@ class S3backerCheck:
             geometry = self._volume.geometry
             await set_size(self._bucket, self._volume, geometry)
             actions += [
-                Action(finding, True, f"superblock and block 0 say {exact_size(geometry.size_bytes)}")
+                Action(finding, True, f"superblock and block 0 say {geometry.size_bytes} bytes")
                 for finding in wrong
             ]
         damaged = [finding for finding in findings if finding.remedy is Remedy.ZERO]

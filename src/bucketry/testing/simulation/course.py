@@ -103,8 +103,6 @@ def draw(seed: int) -> Course:
     dirty_blocks = random.choice([1, memory_blocks // 2, memory_blocks])
     act_count = random.randint(1, 3)
     acts = tuple(random.choices(list(Act), weights=[3, 3, 2, 1, 2, 1, 2, 2, 1, 1], k=act_count))
-    if Act.FORCE in acts:
-        acts = acts[: acts.index(Act.FORCE) + 1]  # two write for a while: nothing is certain afterwards
     linger = random.random() < 0.05
     course = Course(
         volume=VolumeFormat(

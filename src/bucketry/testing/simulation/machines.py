@@ -256,6 +256,9 @@ class Process:
             process.number == holder.pid and process.is_alive for process in self.machine.processes
         )
 
+    def lives_here(self, holder: Holder) -> bool:
+        return holder.boot_id == f"{self.machine.name} {self._boot}" and not self.has_ended(holder)
+
     def now(self) -> float:
         return self.machine.loop.time()
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from bucketry.bucket.memory import MemoryStore
 from bucketry.codec.pipeline import BlockCodec
 from bucketry.core import lease as rules
-from bucketry.core.lease import SAFE_SECONDS, Holder
+from bucketry.core.lease import Holder
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, BlockNames
 from bucketry.layout.mount_token import METADATA_NAME
 from bucketry.testing.simulation.cells import Cells, Numbers, Torn, show
 from bucketry.testing.simulation.history import History, Violation
 from bucketry.testing.simulation.machines import Process
-from bucketry.testing.simulation.network import TIMEOUT_SECONDS
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +26,9 @@ class Session:
     holder: Holder
     epoch: int
     history: History
-    #: One of two that write for a while: taken by force while the other was alive.
-    contested_until: float = -1.0
+    #: Taken by force while somebody else was alive, or from one who had done so: as long as it has written
+    #: nothing and nobody uses it, the former holder may go on writing.
+    settles: bool = False
     #: The blocks when somebody else took the lease; None while it is ours, or was and is nobody's.
     content_at_end: dict[int, Numbers] | None = None
     released: bool = False
@@ -92,7 +92,7 @@ class Witness:
         """Whether it is known what its blocks may be."""
         if session.recovers is not None and not self.is_certain(session.recovers):
             return False
-        return self.is_order_promised and session.contested_until < 0
+        return self.is_order_promised
 
     def changed(self, process: Process, key: str) -> None:
         """``process`` has put or deleted ``key``. Raises Violation."""
@@ -127,28 +127,47 @@ class Witness:
 
     def _begin_session(self, process: Process, holder: Holder, epoch: int) -> None:
         before = self.session
-        contested_until = -1.0
+        settles = False
         if before is not None:
-            before.content_at_end = dict(self.content)
-            if self.is_certain(before):
-                self._check_order(before, self.content)
-            if process in self.forced and before.process.is_alive and not before.released:
-                # The former holder stops when it could not renew for so long, and what it sent just before
-                # takes so long at most.
-                contested_until = self._now() + SAFE_SECONDS + TIMEOUT_SECONDS
-                before.contested_until = contested_until
+            is_taken = process in self.forced and before.process.is_alive and not before.released
+            settles = is_taken or before.settles
+            if not settles:
+                self._end(before)
             if epoch <= before.epoch:
                 raise Violation(f"the lease's epoch went from {before.epoch} to {epoch}")
         self._trace(process.name, f"has the lease (epoch {epoch})")
-        recovers = self._to_recover(process) if self._journal_of is not None else None
+        recovers = self._to_recover(process) if self._journal_of is not None and not settles else None
         if recovers is None:
             history = History(self._names.block_count, self._cells.count, self.content)
         else:
             history = recovers.history
-        session = Session(process, holder, epoch, history, contested_until)
+        session = Session(process, holder, epoch, history, settles)
         session.journal = self._journal_of is not None
         session.recovers = recovers
         self.sessions.append(session)
+
+    def _end(self, session: Session) -> None:
+        """Somebody else writes from now on."""
+        session.content_at_end = dict(self.content)
+        if self.is_certain(session):
+            self._check_order(session, self.content)
+
+    def settled(self, session: Session) -> None:
+        """It is used: whoever had the lease before it must have stopped."""
+        if not session.settles:
+            return
+        session.settles = False
+        for former in self.sessions[: self.sessions.index(session)]:
+            if not former.is_over:
+                self._end(former)
+        session.history = History(self._names.block_count, self._cells.count, self.content)
+
+    def _writer(self, session: Session) -> Session:
+        """Whose writes may arrive: the last one's who was not waiting for another to stop."""
+        while session.settles:
+            index = self.sessions.index(session)
+            session = self.sessions[index - 1]
+        return session
 
     def _to_recover(self, process: Process) -> Session | None:
         """The session whose journal may be replayed: nobody else has had the volume since."""
@@ -177,7 +196,7 @@ class Witness:
         self._check_order(session, self.content)
 
     def _check_given_back(self, session: Session) -> None:
-        if self.is_certain(session):
+        if self.is_certain(session) and not session.settles:
             if session.recovers is not None and session.history is session.recovers.history:
                 # It ended before the disk could be used: what was not flushed may be lost.
                 session.history.check_order(self.content, aside=self._aside(session))
@@ -190,9 +209,14 @@ class Witness:
         session = self.session
         if session is not None and session.process is process:
             return
-        if session is not None and session.contested_until >= self._now():
+        if session is not None and session.settles and process in self._waited_for(session):
             return
         raise Violation(f"{process.name} changed the mount token to {self._token()} without the lease")
+
+    def _waited_for(self, session: Session) -> set[Process]:
+        """The processes that have not surely stopped when it has the lease."""
+        first = self.sessions.index(self._writer(session))
+        return {each.process for each in self.sessions[first : self.sessions.index(session)]}
 
     def _token(self) -> str | None:
         found = self._store.objects.get(self._names.prefix + MOUNT_TOKEN_NAME)
@@ -211,15 +235,18 @@ class Witness:
         if not self.is_order_promised:
             return
         session = self.session
-        if session is not None and self._now() <= session.contested_until:
-            return
-        if session is None or session.released:
+        if session is not None and session.process is process:
+            self.settled(session)
+        if session is None:
+            raise Violation(f"{process.name} wrote block {block} before anybody had the lease")
+        writer = self._writer(session)
+        if writer.released:
             raise Violation(f"{process.name} wrote block {block} while nobody had the lease")
-        if session.process is not process:
-            raise Violation(f"{process.name} wrote block {block} though {session.process.name} has the lease")
-        if self.is_certain(session):
-            session.history.check_block(block, numbers)
-            self._check_order(session, self.content)
+        if writer.process is not process:
+            raise Violation(f"{process.name} wrote block {block} though {writer.process.name} has the lease")
+        if self.is_certain(writer):
+            writer.history.check_block(block, numbers)
+            self._check_order(writer, self.content)
 
     def _decode(self, block: int, key: str) -> Numbers:
         found = self._store.objects.get(key)

@@ -212,6 +212,8 @@ class World:
                 except BucketryError as error:
                     self.trace(process.name, f"ends with {type(error).__name__}: {error}")
                     self.events[type(error).__name__] += 1
+                    if isinstance(error, Fenced):
+                        force = False  # somebody else has taken it from us
                     # A block that comes cut short may tell another block size, where only blocks tell it.
                     if isinstance(error, JournalPending) or _MISSING in str(error):
                         force = force or self._gives_up_pending()
@@ -240,6 +242,7 @@ class World:
         ) as disk:
             session = self._witness.session_of(process)
             assert session is not None, "who is attached has the lease"
+            self._witness.settled(session)
             if session.recovers is not None:
                 self.events["journals taken over"] += 1
                 self._witness.recovered(session, await self._read_all(disk))
@@ -256,7 +259,7 @@ class World:
                 for index in range(self.course.users.count):
                     group.create_task(self._use(self._user(process, index), attachment))
             self.trace(process.name, "closes")
-        if not session.is_over and not session.released:
+        if session is self._witness.session and not session.released:
             raise Violation(f"{process.name} closed, and the lease was not given back")
         self.trace(process.name, "has closed")
         self.events["closed"] += 1
@@ -445,8 +448,9 @@ class World:
             await self._wait_attached(writer, attached)
             next_machine = self._random.choice([one for one in self._machines[:2] if one is not machine])
             if act is Act.FORCE:
-                await self._force(writer, next_machine)
-                return
+                writer, attached = await self._force(writer, next_machine)
+                machine = writer.machine
+                continue
             if has_reader:
                 self._start_reader()
             early = None
@@ -593,14 +597,44 @@ class World:
         for process, faulty in self._faulty:
             faulty.outage = process.machine in self._cut
 
-    async def _force(self, writer: Process, machine: SimulatedMachine) -> None:
-        """Take the volume from somebody who is alive: he finds out, and stops."""
+    async def _force(self, writer: Process, machine: SimulatedMachine) -> tuple[Process, asyncio.Event]:
+        """Take the volume from somebody who is alive, and may stand still meanwhile; perhaps take it once
+        more from whoever has taken it, or let him die while he waits. Who has it then."""
         self.events[Act.FORCE.value] += 1
-        await asyncio.sleep(self._random.expovariate(1.0) * self.course.users.pause_max_seconds)
+        random = self._random
+        await asyncio.sleep(random.expovariate(1.0) * self.course.users.pause_max_seconds)
+        stands_still = random.random() < 0.5
+        cannot_renew = None
+        if stands_still:
+            self.trace(writer.name, "stands still")
+            writer.pause()
+            await asyncio.sleep(random.choice([0.0, random.uniform(0, 60)]))
+        elif random.random() < 0.5:
+            # It goes on writing for as long as it may.
+            cannot_renew = asyncio.ensure_future(self._cut_lease(writer, self._long()))
         usurper, attached = self._start_writer(machine, force=True)
+        kind = random.choice(["alone", "alone", "again", "dies"])
+        # From before the new one has the volume to when he has had it for a while.
+        resumes = asyncio.ensure_future(self._go_on(writer, random.uniform(0, 150))) if stands_still else None
+        if kind != "alone":
+            await asyncio.sleep(random.uniform(0, 90))
+            if kind == "dies":
+                usurper.crash()
+                await self._network.wait_quiet(usurper)
+                usurper, attached = self._start_writer(machine)
+            else:
+                usurper, attached = self._start_writer(self._machines[2], force=True)
         await self._wait_attached(usurper, attached)
+        for trouble in (resumes, cannot_renew):
+            if trouble is not None:
+                await trouble
         await writer.stopped.wait()
-        await usurper.stopped.wait()
+        return usurper, attached
+
+    async def _go_on(self, process: Process, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.trace(process.name, "goes on")
+        process.resume()
 
 
 def hash_of(text: str) -> int:
