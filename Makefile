@@ -89,13 +89,14 @@ format: $(VENV)/stamp-check ## format the code and mend what can be mended by ru
 # --- all tests ----------------------------------------------------------------------------------------------
 
 # Tests of servers and mounts wait half of their time: more workers than processors.
+PYTEST := $(BIN)/pytest
 WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 2 )))
 # The order is that of tests/conftest.py, long ones first, handed out a few at a time. WiredTiger is built beside
 # them, when it has to be; the tests that need it are told when it is there.
 define run-all-tests
 	@$(MAKE) --no-print-directory azurite ministack
 	@$(MAKE) --no-print-directory wiredtiger & build=$$!; status=0; \
-		$(BIN)/pytest --numprocesses=$(WORKERS) --dist=load --maxschedchunk=4 $(1) || status=$$?; \
+		$(PYTEST) --numprocesses=$(WORKERS) --dist=load --maxschedchunk=4 $(1) || status=$$?; \
 		wait $$build || { echo 'WiredTiger was not built: see above'; status=1; }; exit $$status
 endef
 
@@ -106,6 +107,16 @@ test: $(VENV)/stamp-check system-packages ## everything, with real servers and m
 .PHONY: test-full
 test-full: $(VENV)/stamp-check system-packages ## the same with many more random examples
 	$(call run-all-tests,--hypothesis-profile=full $(ARGS))
+
+# Of every process that the tests start, too. ARGS='-m "not system"' is what needs nothing but this package.
+.PHONY: coverage
+coverage: export COVERAGE_FILE := $(CURDIR)/.cache/coverage/data
+coverage: PYTEST := $(BIN)/coverage run -m pytest
+coverage: $(VENV)/stamp-check system-packages ## the same as test, with the line and branch coverage of src: twice the time
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
+	$(call run-all-tests,$(ARGS))
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 # How often the serving process is killed.
 ROUNDS ?= 200
