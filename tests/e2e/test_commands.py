@@ -551,6 +551,19 @@ def test_images_go_through_pipes(cli: CommandLine, url: str, tmp_path: Path) -> 
     assert hashlib.sha256(data + bytes(3 << 20)).hexdigest() in done.stdout
 
 
+def test_export_writes_where_a_link_leads(cli: CommandLine, disk: str, tmp_path: Path) -> None:
+    """The link stays; so does somebody's file whose name looks like a temporary one's."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there/image")
+    (tmp_path / "there/image.part").write_bytes(b"mine")
+    cli.ok("export", disk, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there/image").stat().st_size == 64 << 20
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["image", "image.part"]
+    assert (tmp_path / "there/image.part").read_bytes() == b"mine"
+    cli.ok("export", disk, tmp_path / ("i" * 255))
+
+
 def test_a_stream_that_ends_early_is_not_imported_as_complete(
     cli: CommandLine, url: str, tmp_path: Path
 ) -> None:

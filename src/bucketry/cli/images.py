@@ -226,7 +226,8 @@ def _image_to_write(image: str) -> Iterator[int]:
         check_standard_output()
         yield 1
         return
-    path = Path(image)
+    # Where a link leads: that the link becomes a file is what nobody wants, /dev/stdout least of all.
+    path = Path(os.path.realpath(image))
     in_place = path.exists() and not path.is_file()
     # A name that nobody else uses, whatever lies in the directory and however long the image's own is.
     part = path if in_place else path.with_name(f".bucketry-export-{os.getpid()}-{token_hex(4)}.part")
