@@ -327,20 +327,32 @@ async def test_answer_200_to_a_range() -> None:
         (_error(404), BucketNotFound),
         (_error(403, "AccessDenied"), Denied),
         (Answer(200, b"no xml"), Unavailable),
-        (
-            Answer(200, b"<ListBucketResult><Contents><Key>a//b</Key><Size>1</Size>"
-            b"<LastModified>2026-10-21T07:28:00Z</LastModified></Contents></ListBucketResult>"),
-            Unsupported,
-        ),
     ],
-)  # fmt: skip
+)
 async def test_answers_to_list(answer: Answer, error: type[BucketryError]) -> None:
-    """A listing fails as a whole; a key that the client cannot name is no reason to try again."""
+    """A listing fails as a whole."""
     with serve(lambda _: answer) as server:
         async with _bucket(server) as bucket:
             with pytest.raises(BucketryError) as caught:
                 await all_keys(bucket)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("key", ["a//b", "./x", "a/../b", "x\n", "a\nb"])
+async def test_a_key_that_stops_a_listing_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without boto3 nothing gets past it; that is no reason to try again."""
+    monkeypatch.setattr("bucketry.bucket.connect.is_installed", lambda: False)
+    answer = Answer(
+        200,
+        f"<ListBucketResult><Contents><Key>{key}</Key><Size>1</Size>"
+        "<LastModified>2026-10-21T07:28:00Z</LastModified></Contents></ListBucketResult>".encode(),
+    )
+    with serve(lambda _: answer) as server:
+        async with _bucket(server) as bucket:
+            with pytest.raises(Unsupported) as caught:
+                await all_keys(bucket)
+    assert f"the key {key!r} in it has" in str(caught.value)
+    assert "install bucketry[aws]" in str(caught.value)
 
 
 async def test_nobody_there() -> None:

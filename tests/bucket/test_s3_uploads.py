@@ -3,6 +3,7 @@ contract."""
 
 import base64
 import hashlib
+import http.client
 import socket
 import ssl
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -31,6 +32,7 @@ from bucketry.errors import (
     UploadGone,
 )
 from bucketry.settings import BucketSettings, RetrySettings, Secret
+from bucketry.testing.bucket_contract import all_keys
 from bucketry.testing.s3_server import Fail, S3Server
 from servers.loopback import Answer, Loopback, Request, make_certificate, serve
 
@@ -346,3 +348,28 @@ def test_nothing_of_botocore_is_imported_early() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+FLAWED = ["a//b", "a/./b", "../x", "m/n\n", "/lead", "z/"]
+
+
+@pytest.mark.parametrize("prefix", ["", "a/", "m"])
+async def test_listings_get_past_keys_that_cannot_be_named(s3: S3Server, prefix: str) -> None:
+    """Other programs may put them on S3. The bucket client stops there; the rest comes another way, in
+    order."""
+    keys = sorted([*FLAWED, *(f"k{number:04}" for number in range(2100)), "a/c", "m/o", "zz"])
+    for key in keys:
+        _put_as_another(s3, key)
+    async with _bucket(s3) as bucket:
+        wanted = [key for key in keys if key.startswith(prefix)]
+        assert await all_keys(bucket, prefix=prefix) == wanted
+        for after in (*FLAWED, "k1500"):
+            assert await all_keys(bucket, prefix=prefix, after=after) == [k for k in wanted if k > after]
+
+
+def _put_as_another(server: S3Server, key: str) -> None:
+    """By a program that looks at no key."""
+    connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc)
+    connection.request("PUT", f"/bucket/{quote(key, safe='/')}", b"x")
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -1,10 +1,12 @@
 """``bucketry check`` and ``bucketry resize`` on buckets in memory: what they say and how they end."""
 
 import functools
+import http.client
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -14,6 +16,7 @@ from bucketry.cli.main import run_command
 from bucketry.core import lease as rules
 from bucketry.core.lease import Holder, Lease
 from bucketry.core.names import LEASE_NAME
+from bucketry.testing.s3_server import S3Server
 
 NAME = "cli-check"
 URL = f"memory://{NAME}/disk"
@@ -248,3 +251,30 @@ def test_a_disk_in_use_is_neither_resized_nor_repaired(program: Program, store: 
         assert "process 7 on elsewhere" in program.errors
     assert program("check", URL) == 0
     assert "note: in use by process 7 on elsewhere" in program.output
+
+
+@pytest.mark.slow  # imports botocore
+def test_foreign_keys_that_cannot_be_named_stop_nothing(program: Program) -> None:
+    """Neither check nor erase, which leaves them; check names them."""
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        url, to = "s3://bucket/v", ("--endpoint", server.endpoint, "--region", "us-east-1", "--anonymous")
+        assert program("create", url, "--size", "1M", *to) == 0
+        foreign = ["v/a//b", "v/./x", "v/name\n", "v/../y"]
+        for key in [*foreign, "v/00000003"]:
+            assert ask(server, "PUT", key) == 200
+        assert program("check", url, *to) == 0
+        for name in ("objects below v/a/", "objects below v/./", "object v/name\\n", "objects below v/../"):
+            assert f"note: {'1 ' if 'below' in name else ''}foreign {name}\n" in program.output
+        assert program("erase", url, "--force", *to) == 0
+        assert program.output == f"erased {url}: 1 objects deleted\n"
+        assert [ask(server, "HEAD", key) for key in [*foreign, "v/00000003"]] == [200] * 4 + [404]
+
+
+def ask(server: S3Server, method: str, key: str) -> int:
+    """As a program does that looks at no key; the status."""
+    connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc)
+    connection.request(method, f"/bucket/{quote(key)}", b"x" * BLOCK if method == "PUT" else None)
+    status = connection.getresponse().status
+    connection.close()
+    return status

@@ -12,6 +12,7 @@ import fsspec
 import fsspec.tests.abstract as abstract
 import pytest
 
+from bucketry.bucket.interface import ObjectInfo
 from bucketry.bucket.memory import MemoryStore, _stores
 from bucketry.errors import Invalid
 from bucketry.files.fsspec_face import (
@@ -173,6 +174,17 @@ def test_a_file_that_nobody_closes(fs: BucketryFileSystem) -> None:
     gc.collect()
     while files.statistics()["open_handles"]:
         threading.Event().wait(0.005)
+
+
+@pytest.mark.logs("not listed: the key 'prefix/a//b' has an empty part")
+def test_a_key_that_can_be_no_name_hides_no_other(store: str, fs: BucketryFileSystem) -> None:
+    """Another program may have put it; it is told of once, and passed over."""
+    fs.pipe_file("a/c", b"x")
+    _stores[store].objects["prefix/a//b"] = ObjectInfo("prefix/a//b", 1, '"etag"'), b"x"
+    for _ in range(2):
+        fs.invalidate_cache()
+        assert fs.ls("a", detail=False) == ["a/c"]
+    assert fs.find("") == ["a/c"]
 
 
 def test_directories_are_what_slashes_suggest(fs: BucketryFileSystem) -> None:

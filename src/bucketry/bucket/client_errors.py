@@ -26,6 +26,10 @@ from bucketry.errors import (
     UploadGone,
 )
 
+#: It quotes the key as it is.
+_UNNAMED_KEY = re.compile(
+    r'Encountered object with invalid path: .*?Path "(.*?)"(?: contained |: Encountered )', re.DOTALL
+)
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
@@ -140,7 +144,7 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
     (
         "Encountered object with invalid path",
         Unsupported,
-        "a key in it has an empty or a dotted part, which cannot be named",
+        "a key in it has an empty or a dotted part, or a control character",
     ),
     ("Got invalid ", Unavailable, "its answer is not one of an object store"),
     ("Invalid last modified", Unavailable, "its answer is not one of an object store"),
@@ -183,6 +187,13 @@ class Failure:
     def names_what(self) -> bool:
         """Whether a "not found" says what was not found; the answer to a HEAD has no body to say it in."""
         return self.code is not None and self.code in _BY_CODE
+
+
+def unnamed_key(error: Exception) -> str | None:
+    """The key for which the client gave up a listing, because it has no path for it (``a//b``, ``./a``, a
+    control character); None for any other error."""
+    found = _UNNAMED_KEY.search(str(error))
+    return None if found is None else found[1]
 
 
 def read_failure(error: Exception) -> Failure:

@@ -193,7 +193,8 @@ class Bucket(Protocol):
     ) -> AsyncIterator[list[Entry]]:
         """Pages of the objects whose keys begin with ``prefix`` (any string, not only whole path segments)
         and sort after ``after``. Keys come in one order, ascending by code point; nothing is fetched ahead of
-        need."""
+        need. On S3 there may be keys of other programs that ``check_key`` refuses: no other method takes
+        them."""
         ...
 
     @property

@@ -5,7 +5,8 @@ Its synchronous calls run in threads of our own: that costs less than its asynch
 off, for only the layer above knows what may be sent twice. See docs/decisions/0001-obstore.md.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
@@ -14,7 +15,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from bucketry.bucket.client_errors import Failure, read_failure
+from bucketry.bucket.client_errors import Failure, read_failure, unnamed_key
 from bucketry.bucket.clock import StoreClock
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.interface import (
@@ -34,7 +35,7 @@ from bucketry.bucket.interface import (
     UploadLimits,
     UploadPages,
 )
-from bucketry.bucket.keys import check_key
+from bucketry.bucket.keys import check_key, key_flaw
 from bucketry.bucket.parts import check_part, check_part_size, check_parts
 from bucketry.bucket.renewal import Held, Renewed
 from bucketry.bucket.s3_uploads import S3Uploads
@@ -99,6 +100,18 @@ DIALECTS = {
     "gs": Dialect(etag_is_version=True, bulk_count_max=100),
     "az": Dialect(hyphens_are_underscores=True, bulk_count_max=256),
 }
+
+
+#: Named here, because within a bucket ``list`` is the method.
+_EntryPages: TypeAlias = AsyncGenerator[list[Entry], None]
+
+
+class _UnnamedKey(Exception):
+    """A listing comes past a key that the client has no path for, and ends there."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class _Listing:
@@ -210,7 +223,16 @@ class ObjectsBucket:
         segments = prefix.rpartition("/")[0]
         listing = _Listing(segments or None, after or None)
         while True:
-            found = await self._threads.run(self._ask, self._next_page, listing)
+            try:
+                if listing.after is not None and key_flaw(listing.after) is not None:
+                    raise _UnnamedKey(listing.after)  # the client would take another key for it
+                found = await self._threads.run(self._ask, self._next_page, listing)
+            except _UnnamedKey as error:
+                others = self._list_otherwise(prefix, listing.after or "", error.key)
+                async with aclosing(others):
+                    async for entries in others:
+                        yield entries
+                return
             if found is None:
                 return
             page = [
@@ -222,6 +244,24 @@ class ObjectsBucket:
                 yield page
             if _is_past(found[-1]["path"], prefix):
                 return
+
+    async def _list_otherwise(self, prefix: str, after: str, unnamed: str) -> _EntryPages:
+        """The rest of a listing, with keys that the bucket client has no path for."""
+        uploads = self._uploads
+        if uploads is None:
+            raise Unsupported(
+                f"{self._url}: the key {unnamed!r} in it {key_flaw(unnamed) or 'has no path'}, which stops "
+                f"the listing: delete that object{self._how_to_list}"
+            )
+        marker: str | None = ""
+        while marker is not None:
+            found, marker = await self._threads.run(self._ask, uploads.objects_page, prefix, after, marker)
+            if found:
+                yield found
+
+    @property
+    def _how_to_list(self) -> str:
+        return ", or install bucketry[aws], which passes over it" if self._url.startswith("s3:") else ""
 
     @property
     def conditions(self) -> Conditions:
@@ -446,6 +486,9 @@ class ObjectsBucket:
             found = next(iter(listing.stream), None)
         except (BaseError, OSError) as error:
             listing.client = None  # the stream has ended with it
+            unnamed = unnamed_key(error)
+            if unnamed is not None:
+                raise _UnnamedKey(unnamed) from error
             raise self._translate(client, error, None) from error
         if found:
             listing.after = found[-1]["path"]

@@ -31,6 +31,7 @@ from bucketry.bucket.interface import (
     Attributes,
     BytesLike,
     Condition,
+    Entry,
     IfAbsent,
     IfMatch,
     OpenUpload,
@@ -170,6 +171,25 @@ class S3Uploads:
             self._ask(client, "abort_multipart_upload", key, UploadId=upload_id)
         except UploadGone:
             pass
+
+    def objects_page(
+        self, client: Client, prefix: str, after: str, marker: str
+    ) -> tuple[list[Entry], str | None]:
+        """Some objects after the key ``after``, and behind ``marker`` ("" at first); the next marker if there
+        are more. Unlike the bucket client's, this listing has keys of every kind."""
+        arguments: dict[str, Any] = {}
+        if after:
+            arguments["StartAfter"] = after
+        if marker:
+            arguments["ContinuationToken"] = marker
+        answer = self._ask(client, "list_objects_v2", None, Prefix=prefix, **arguments)
+        found = [
+            Entry(str(item["Key"]), int(item["Size"]), str(item["ETag"]) if "ETag" in item else None)
+            for item in answer.get("Contents", ())
+            if str(item["Key"]).startswith(prefix) and str(item["Key"]) > after
+        ]
+        following = str(answer.get("NextContinuationToken", ""))
+        return found, following if answer.get("IsTruncated") and following not in ("", marker) else None
 
     def uploads_page(
         self, client: Client, prefix: str, marker: tuple[str, str]

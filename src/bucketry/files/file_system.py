@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bucketry.bucket.interface import Bucket, Entry, ObjectInfo
+from bucketry.bucket.keys import key_flaw
 from bucketry.bucket.wrapper import close_pages
 from bucketry.core.pieces import PIECES_METADATA
 from bucketry.errors import (
@@ -54,6 +55,8 @@ FILE_KINDS = ("data", "regular")
 _RECORDS_NAME = "uploads"
 #: Uploads between a flush and its flush_finish that are remembered: WiredTiger has one at a time.
 _UPLOADS_REMEMBERED_MAX = 1024
+#: Keys that can be no names are told of once, and so many of them.
+_NAMELESS_TOLD_MAX = 100
 #: Answers "there is no such object" that are remembered.
 _ABSENT_REMEMBERED_MAX = 10_000
 #: What is told of files: a few hundred bytes each.
@@ -134,6 +137,8 @@ class FileSystem:
         self._infos: OrderedDict[str, FileInfo] = OrderedDict()
         #: Names without an object, and when that was heard.
         self._absent: OrderedDict[str, float] = OrderedDict()
+        #: Keys of other programs that can be no names, and were told of.
+        self._nameless: set[str] = set()
 
     @property
     def source(self) -> "StorageSource":
@@ -211,7 +216,7 @@ class FileSystem:
         waiting: list[Entry] = []
         try:
             while (page := self._wait_for(next_page)) is not None:
-                waiting += page
+                waiting += [entry for entry in page if self._has_name(entry.key)]
                 while len(waiting) >= batch_size:
                     yield waiting[:batch_size]
                     del waiting[:batch_size]
@@ -219,6 +224,14 @@ class FileSystem:
                 yield waiting
         finally:
             self.running.soon(lambda: close_pages(pages))
+
+    def _has_name(self, key: str) -> bool:
+        """Whether a listed object can be a file: another program may have put one with any key."""
+        flaw = key_flaw(key)
+        if flaw is not None and key not in self._nameless and len(self._nameless) < _NAMELESS_TOLD_MAX:
+            self._nameless.add(key)
+            self.log.write(WARNING, f"not listed: the key {key!r} {flaw}")
+        return flaw is None
 
     def exist(self, name: str) -> bool:
         """Whether the object is in the bucket: it is asked each time, unless ``absent_seconds`` says
