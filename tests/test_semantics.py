@@ -63,6 +63,8 @@ HELD_BY = {
         "e2e/test_unmounting.py::test_a_filesystem_that_another_namespace_still_has",
     ],
     "A write into a block that cannot be read": [
+        "cache/test_block_cache.py::test_a_damaged_block_is_told_once_to_each_who_flushes",
+        "e2e/test_unmounting.py::test_damaged_blocks_of_an_attached_disk_are_given_up",
         "cache/test_block_cache.py::test_a_damaged_block_holds_up_nothing_else_and_can_be_replaced",
         "cache/test_block_cache.py::test_a_damaged_block_that_was_mended_gets_its_write",
     ],

@@ -317,6 +317,64 @@ async def test_a_damaged_block_that_was_mended_gets_its_write() -> None:
         assert layout.blocks[9] == b"x" + b"\x09" * (BLOCK - 1)
 
 
+@pytest.mark.logs("kept in memory until the block is written whole")
+async def test_a_damaged_block_is_told_once_to_each_who_flushes() -> None:
+    """A write into an unreadable block fails the next flush of everybody who was there, once; then flushes
+    speak of what was written since. Who comes later is not told; the next such write is told anew; a flush
+    without a cursor, and the end, always tell."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks.update({9: block_of(9), 8: block_of(8)})
+    layout.read_error = Corrupt("a block is damaged")
+    async with running(layout) as (cache, _):
+        first, second = cache.error_cursor(), cache.error_cursor()
+        await cache.write(9, 1, b"x")
+        with pytest.raises(Corrupt):
+            await cache.flush(first)
+        await cache.write(5, 0, block_of(5))
+        await cache.flush(first)
+        assert layout.blocks[5] == block_of(5)
+        await cache.write(5, 0, block_of(6))
+        with pytest.raises(Corrupt):
+            await cache.flush(second)
+        for cursor in (first, second, cache.error_cursor()):
+            await cache.flush(cursor)
+        assert layout.blocks[5] == block_of(6)
+        for block in (9, 8):
+            await cache.write(block, 3, b"y")
+            for cursor in (first, second):
+                with pytest.raises(Corrupt):
+                    await cache.flush(cursor)
+                await cache.flush(cursor)
+        with pytest.raises(Corrupt, match=r"written in part cannot be read: 8, 9; a block is damaged"):
+            await cache.flush()
+        for block in (9, 8):
+            await cache.write(block, 0, block_of(1))
+        await cache.flush()
+        assert layout.blocks[9] == layout.blocks[8] == block_of(1)
+
+
+@pytest.mark.logs("kept in memory until the block is written whole")
+async def test_what_cannot_be_read_is_given_up() -> None:
+    """What was written into a damaged block stays, the rest is zero; a block that is in memory is uploaded as
+    it is; one that nobody wrote to becomes zero."""
+    layout = MemoryLayout(Geometry(BLOCK * BLOCKS, BLOCK))
+    layout.blocks.update({7: block_of(7), 8: block_of(8), 9: block_of(9)})
+    async with running(layout) as (cache, _):
+        assert await read(cache, 8) == block_of(8)
+        layout.blocks[8] = block_of(0xFF)
+        layout.read_error = Corrupt("a block is damaged")
+        await cache.write(9, 1, b"x")
+        with pytest.raises(Corrupt):
+            await cache.flush()
+        for block in (7, 8, 9):
+            await cache.zero_unreadable(block)
+        await cache.flush()
+        assert 7 not in layout.blocks
+        assert layout.blocks[8] == block_of(8)
+        assert layout.blocks[9] == b"\0x" + bytes(BLOCK - 2)
+        assert figure(cache, "dirty_bytes") == 0
+
+
 async def test_a_later_epoch_waits_for_the_earlier_one() -> None:
     """No write after a flush reaches the bucket before everything from before it has."""
     async with running(write_delay_seconds=0) as (cache, layout):

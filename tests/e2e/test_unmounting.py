@@ -308,3 +308,59 @@ def test_a_process_that_lost_its_volume_ends_by_itself(
     assert line.removesuffix("; unmounted now") in cli.log()
     cli.ok("attach", disk, directory)
     cli.ok("umount", directory)
+
+
+# Damaged blocks
+
+
+def test_damaged_blocks_of_an_attached_disk_are_given_up(
+    cli: CommandLine, disk: str, directory: Path
+) -> None:
+    """Parts written into damaged blocks fail the next fsync of each open file, once; then others are durable
+    again. umount names all blocks and the way out, which works while the disk is attached."""
+    bucket = Path(disk.removeprefix("file://"))
+    block = 128 << 10
+    cli.ok("attach", disk, directory)
+    (directory / "file").write_bytes(b"".join(bytes([number]) * block for number in range(1, 9)))
+    cli.ok("umount", directory)
+    damaged = {}
+    for number in (2, 5, 6):
+        path = bucket / f"{number:08x}"
+        body = bytearray(path.read_bytes())
+        body[-1000] ^= 1
+        path.write_bytes(body)
+        damaged[number] = bytes(body)
+    cli.ok("attach", disk, directory)
+    writer, other = (os.open(directory / "file", os.O_RDWR) for _ in range(2))
+    try:
+        for number in (2, 5):
+            os.pwrite(writer, b"new", number * block + 7)
+        for descriptor in (writer, other):
+            with pytest.raises(OSError, match="Input/output error"):
+                os.fsync(descriptor)
+        for descriptor in (writer, other):
+            os.pwrite(descriptor, b"fine", 7 * block)
+            os.fsync(descriptor)
+        assert (bucket / "00000007").read_bytes()[-block:].startswith(b"fine")
+    finally:
+        os.close(writer)
+        os.close(other)
+    line = cli.fails(6, "umount", directory)
+    assert "cannot be read: 2, 5; block " in line
+    assert f"bucketry check --repair --zero-damaged {directory}" in line
+    assert "by its URL" in cli.fails(2, "check", directory)
+    assert "3 damaged blocks zeroed, 0 left" in cli.ok("check", "--repair", "--zero-damaged", directory)
+    cli.ok("umount", directory)
+    assert "all is well" in cli.ok("check", disk)
+    kept = {int(path.name[:8], 16): path.read_bytes() for path in (bucket / "damaged").iterdir()}
+    assert {number: body[-block:] for number, body in kept.items()} == {
+        number: body[-block:] for number, body in damaged.items()
+    }
+    cli.ok("attach", disk, directory, "--read-only")
+    with (directory / "file").open("rb") as file:
+        content = file.read(8 * block)
+    cli.ok("umount", directory)
+    zeroed = bytes(7) + b"new" + bytes(block - 10)
+    assert content[2 * block : 3 * block] == content[5 * block : 6 * block] == zeroed
+    assert content[6 * block : 7 * block] == bytes(block)
+    assert content[: 2 * block] == bytes([1]) * block + bytes([2]) * block

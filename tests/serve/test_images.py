@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.errors import Corrupt, Mismatch, Unavailable
 from bucketry.serve import images
 from bucketry.serve.images import export_image, import_image, in_order
@@ -148,7 +149,7 @@ async def test_a_failed_upload_is_not_a_success() -> None:
     """What the last flush raises is raised."""
 
     class Failing(MemoryDevice):
-        async def flush(self) -> None:
+        async def flush(self, cursor: ErrorCursor | None = None) -> None:
             raise Unavailable("away")
 
     receiving, sending = os.pipe()

@@ -18,6 +18,7 @@ from bucketry.cache.journal import Journal
 from bucketry.cache.left_journal import RecoveredEpoch
 from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.geometry import Extent, Geometry, Span
 from bucketry.core.journal import Kept, Passed
 from bucketry.core.parts import parts_max
@@ -58,6 +59,8 @@ _LARGE_BYTES = 512 << 10
 _NEAR_BYTES = 2 << 20
 #: What of the memory may be fetched for being near, and not be asked for yet.
 _AREA_SHARE = 1 / 4
+#: Damaged blocks in one message: a line that can still be read.
+_NAMED_MAX = 200
 #: Who wants more than so many parts of a block at once reads on, most likely: it is read whole.
 _PARTS_AT_ONCE = 2
 
@@ -235,6 +238,8 @@ class BlockCache:
         #: Why nothing can be uploaded any more, if not None.
         self._failure: BucketryError | None = None
         self._aside_timer: asyncio.Handle | None = None
+        #: How many of the writes that were set aside somebody has been told of.
+        self._told = 0
         self._closed = False
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -864,24 +869,37 @@ class BlockCache:
 
     # -- flushing --------------------------------------------------------------------------------------------
 
-    async def flush(self) -> None:
+    def error_cursor(self) -> ErrorCursor:
+        """For somebody who comes now: what others have been told before is not told to him."""
+        return ErrorCursor(self._told)
+
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
         """Wait until every write acknowledged before this call is durable: in the bucket, whether it was
         waiting or on its way, or in the journal where there is one. Raises when one of them could not be made
-        so; it stays dirty."""
+        so; it stays dirty.
+
+        ``cursor``: whose flush it is. Of a write into a damaged block he is told once, so that his next flush
+        speaks of the writes after it."""
         self._check_open()
         self._counts.flushes += 1
-        had_aside, set_aside_count = bool(self._table.aside_blocks()), self._table.set_aside_count
+        told = -1 if cursor is None else cursor.told
+        had_aside, set_aside_count = self._table.has_aside_since(told), self._table.set_aside_count
         try:
             epoch = self._table.begin_flush()
             journaled = await self._journaled(epoch)
             if not journaled:
                 await self._drain(epoch)
+            if not journaled and self._journal is not None:
+                # What is older must not be skipped in the journal while something of it is aside.
+                had_aside = had_aside or bool(self._table.aside_blocks())
             if had_aside or set_aside_count != self._table.set_aside_count:
                 await self._drain_all()
             if not journaled:
                 await self._skip_in_journal(epoch)
-        except BucketryError:
+        except BucketryError as error:
             self._counts.flush_failures += 1
+            if cursor is not None and isinstance(error, Corrupt):
+                cursor.told = self._told = self._table.set_aside_count
             raise
 
     async def drain(self) -> None:
@@ -896,12 +914,43 @@ class BlockCache:
         while True:
             set_aside_count = self._table.set_aside_count
             for block in self._table.aside_blocks():
-                await asyncio.shield(self._load(block, Priority.UPLOAD))
+                try:
+                    await asyncio.shield(self._load(block, Priority.UPLOAD))
+                except Corrupt as error:
+                    raise self._all_damaged(error) from error
             epoch = self._table.begin_flush()
             await self._journaled(epoch)  # or a later one would be there without it
             await self._drain(epoch)
             if set_aside_count == self._table.set_aside_count and not self._table.aside_blocks():
                 return
+
+    def _all_damaged(self, error: Corrupt) -> Corrupt:
+        """What is wrong with one of the blocks that are aside, and which others are."""
+        blocks = sorted(self._table.aside_blocks())
+        if len(blocks) < 2:
+            return Corrupt(f"a block that was written in part cannot be read: {error}")
+        names = ", ".join(map(str, blocks[:_NAMED_MAX]))
+        more = f" and {len(blocks) - _NAMED_MAX} more" if len(blocks) > _NAMED_MAX else ""
+        return Corrupt(f"blocks that were written in part cannot be read: {names}{more}; {error}")
+
+    async def zero_unreadable(self, block: int) -> None:
+        """What is stored of a block is damaged, and was kept elsewhere: what of it is not in memory becomes
+        zero. Then it is uploaded like any change."""
+        self._check_open()
+        while True:
+            slot = self._table.peek(block)
+            if slot is None:
+                await self.zero(block)
+                return
+            if slot.known is not None or any(version.known is not None for version in slot.versions):
+                self._table.insert(block, None)
+                self._pump()
+                return
+            if slot.versions or slot.data is None:
+                return  # it is replaced as it is
+            if self.write_nowait(block, 0, bytes(slot.data)):
+                return
+            await self._wait_for_room()
 
     async def _journaled(self, epoch: int) -> bool:
         """Whether an epoch, closed just now or before, is safe in the journal; waits until it is known."""

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,6 +138,23 @@ class _Start:
 
         return volume_report(await inspect_volume(self._impatient_bucket(), self.volume))
 
+    async def find_damaged(self) -> Sequence[int]:
+        """The numbers of the blocks that are damaged in the bucket; reads everything that is stored."""
+        from bucketry.assemble import check_volume
+        from bucketry.disk.check import CheckReport
+        from bucketry.layout.findings import Remedy
+
+        found: list[int] = []
+        async with aclosing(check_volume(self.bucket, replace(self.volume, read_only=True))) as steps:
+            async for step in steps:
+                if not isinstance(step, CheckReport):
+                    found += [
+                        finding.block
+                        for finding in step.findings
+                        if finding.remedy is Remedy.ZERO and finding.block is not None
+                    ]
+        return found
+
     async def probe(self) -> None:
         """Raises when the bucket cannot be reached now."""
         from bucketry.assemble import find_holding
@@ -159,7 +176,16 @@ class _Start:
         else:
             log_to_stderr(debug=self.debug)
         event_loop.run(
-            serve_disk(self.job, taken, self.open_device, self.describe, self.probe, self.reread, ready)
+            serve_disk(
+                self.job,
+                taken,
+                self.open_device,
+                self.describe,
+                self.probe,
+                self.reread,
+                self.find_damaged,
+                ready,
+            )
         )
 
 

@@ -1,19 +1,23 @@
 """``bucketry check``: everything that is stored of a disk, read and verified."""
 
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bucketry.cli import exits
 from bucketry.cli.command import Command
+from bucketry.cli.info import find_serving
 from bucketry.cli.options import Connection, Volume, connection_options, stored_volume_options
-from bucketry.cli.output import JsonEntries, say
-from bucketry.cli.parameters import json_option, url_argument
+from bucketry.cli.output import JsonEntries, say, say_json
+from bucketry.cli.parameters import json_option
 from bucketry.cli.progress import Update, is_shown, progress
 from bucketry.cli.secrets import with_password
 from bucketry.core.units import format_size
 from bucketry.serve import event_loop
+from bucketry.serve.control_client import ControlClient
+from bucketry.serve.runtime import files_of
 from bucketry.settings import BucketSettings, Secret, VolumeSettings
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     examples=["bucketry check s3://bucket/disk", "bucketry check s3://bucket/disk --repair"],
     exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
 )
-@url_argument
+@click.argument("where", metavar="URL|DIR")
 @click.option(
     "--repair",
     is_flag=True,
@@ -43,15 +47,25 @@ if TYPE_CHECKING:
 @stored_volume_options
 @connection_options
 def check(
-    url: str, repair: bool, zero_damaged: bool, as_json: bool, volume: Volume, connection: Connection
+    where: str, repair: bool, zero_damaged: bool, as_json: bool, volume: Volume, connection: Connection
 ) -> None:
     """Read and verify every stored block of the disk at URL.
 
     Tells of damage (exit code 1), of flaws that --repair puts right, and of what is good to know. Without
-    --repair nothing is changed, and the disk may be attached meanwhile; with it the disk must not be.
+    --repair nothing is changed, and the disk may be attached meanwhile; with it the disk must not be. Damaged
+    blocks of a disk that is attached are made zero with --repair --zero-damaged DIR.
     """
     if zero_damaged and not repair:
         raise click.UsageError("--zero-damaged goes with --repair")
+    if "://" not in where and Path(where).is_dir():
+        if not zero_damaged:
+            raise click.UsageError(
+                f"an attached disk is checked by its URL; of {where} damaged blocks can be made zero, with "
+                "--repair --zero-damaged"
+            )
+        _zero_damaged(Path(where), as_json=as_json)
+        return
+    url = where
     bucket = connection.settings(url)
 
     def run(password: Secret | None) -> "CheckReport":
@@ -64,6 +78,28 @@ def check(
     report = with_password(volume, run)
     if report.damage_count:
         raise exits.Reported(f"{url}: {report.damage_count} damaged", exits.FAILED)
+
+
+def _zero_damaged(directory: Path, *, as_json: bool) -> None:
+    """Have the process that serves ``directory`` do it: nobody else may write."""
+    with (
+        closing(
+            ControlClient(files_of(find_serving(directory).mount_point).socket, "zero_damaged")
+        ) as client,
+        progress("checking"),
+    ):
+        answer = client.poll(None)
+    assert answer is not None, "without a time it waits"
+    lines, left_count = answer["lines"], answer["left_count"]
+    assert isinstance(lines, list)
+    if as_json:
+        say_json({name: answer[name] for name in ("zeroed_count", "left_count", "lines")})
+    else:
+        for line in lines:
+            say(str(line))
+        say(f"{directory}: {answer['zeroed_count'] or 'no'} damaged blocks zeroed, {left_count} left")
+    if left_count:
+        raise exits.Reported(f"{directory}: {left_count} damaged", exits.FAILED)
 
 
 async def _check(

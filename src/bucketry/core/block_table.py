@@ -269,8 +269,9 @@ class BlockTable:
         self._touch = self._clean.touch
         #: Oldest first; the last one is open, those before it are closed and not empty.
         self._epochs: deque[Epoch] = deque([Epoch(1)])
-        #: Blocks with a version that is set aside: it is the first of its slot.
-        self._aside: set[int] = set()
+        #: Blocks with a version that is set aside: it is the first of its slot. Each with ``set_aside_count``
+        #: as it was then.
+        self._aside: dict[int, int] = {}
         #: Blocks that were set aside and have not been uploaded since, with the last epoch whose changes told
         #: of them.
         self._held: dict[int, int] = {}
@@ -740,10 +741,10 @@ class BlockTable:
         epoch.take(block)
         version.state = _ASIDE
         self._drop_before(version)
-        self._aside.add(block)
         # Of what was set aside in it before, an older epoch may be the last that told of it.
         self._held.setdefault(block, epoch.number)
         self.set_aside_count += 1
+        self._aside[block] = self.set_aside_count
         self._retire_epochs()
 
     def is_aside(self, block: int) -> bool:
@@ -754,6 +755,10 @@ class BlockTable:
         """The blocks that have a version set aside."""
         return list(self._aside)
 
+    def has_aside_since(self, count: int) -> bool:
+        """Whether a version is aside that was set aside after ``set_aside_count`` had this value."""
+        return any(number > count for number in self._aside.values())
+
     def _drop_before(self, version: Version) -> None:
         """Older versions than one that is on its way can only be one that is set aside, which this one
         contains; until it has arrived it has to tell what that one changed."""
@@ -762,7 +767,7 @@ class BlockTable:
             assert slot.versions[0].state is _ASIDE, "versions of a block go in their order"
             version.inherit(slot.versions[0])
             self._drop_oldest(slot)
-            self._aside.discard(version.block)
+            self._aside.pop(version.block, None)
 
     def _take_back(self, slot: Slot) -> None:
         """All of the block is known now: what was set aside may go, unless a newer version of its epoch is
@@ -771,7 +776,7 @@ class BlockTable:
         if block not in self._aside or slot.versions[0].known is not None:
             return
         version = slot.versions[0]
-        self._aside.discard(block)
+        del self._aside[block]
         epoch = version.epoch if version.epoch in self._epochs else self._epochs[0]
         if len(slot.versions) > 1 and slot.versions[1].epoch is epoch:
             slot.versions[1].inherit(version)

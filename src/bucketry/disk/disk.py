@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from bucketry.cache.block_cache import BlockCache
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.geometry import Geometry, Span
 from bucketry.disk.interface import ExtentStatus, Unsaved
 from bucketry.errors import BucketryError, ReadOnly, Unsupported
@@ -28,12 +29,15 @@ class Disk:
         grow: Grow | None = None,
         look_size: Callable[[], Awaitable[int]] | None = None,
         before_flush: Callable[[], Awaitable[None]] | None = None,
+        keep_damaged: Callable[[Geometry, int], Awaitable[str | None]] | None = None,
     ) -> None:
         """``companions``: whose statistics go with the disk's, by name. ``grow`` makes the volume and the
         cache larger; None: they cannot be. ``look_size`` tells what size the volume has by now.
-        ``before_flush`` raises what a flush is to raise instead of beginning."""
+        ``before_flush`` raises what a flush is to raise instead of beginning. ``keep_damaged`` copies the
+        object of a damaged block; its key, None when it is not damaged."""
         self._before_flush = before_flush
         self._grow = grow
+        self._keep_damaged = keep_damaged
         self._look_size = look_size
         self._growing = asyncio.Lock()
         self._companions = companions
@@ -163,12 +167,26 @@ class Disk:
     async def trim(self, offset: int, length: int) -> None:
         await self.zero(offset, length)
 
-    async def flush(self) -> None:
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
         self._check_alive()
         if not self._read_only:
             if self._before_flush is not None:
                 await self._before_flush()
-            await self._cache.flush()
+            await self._cache.flush(cursor)
+
+    def error_cursor(self) -> ErrorCursor:
+        return self._cache.error_cursor()
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        self._check_alive()
+        if self._read_only:
+            raise ReadOnly("the disk is attached read-only")
+        if self._keep_damaged is None:
+            raise Unsupported("this disk cannot put damaged blocks aside while it is in use")
+        kept = await self._keep_damaged(self._geometry, block)
+        if kept is not None:
+            await self._cache.zero_unreadable(block)
+        return kept
 
     async def refresh(self) -> None:
         self._check_alive()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bucketry.bucket.interface import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.errors import BucketryError
 
 
@@ -76,10 +77,20 @@ class Device(Protocol):
         freed."""
         ...
 
-    async def flush(self) -> None:
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
         """When it returns, everything acknowledged before it was called is durable as docs/semantics.md says.
         Raises when something could not be made durable; that stays in memory, and the next flush tries
-        again."""
+        again. With a cursor, writes into damaged blocks that it has been told of before are passed over."""
+        ...
+
+    def error_cursor(self) -> ErrorCursor:
+        """For one who opens the device now, to flush with."""
+        ...
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        """If a block is damaged in the bucket, keep its object beside the volume, and make zero what cannot
+        be read of it; the kept object's key, None when it is not damaged. Raises Unsupported where that
+        cannot be."""
         ...
 
     async def refresh(self) -> None:

@@ -22,6 +22,7 @@ from bucketry.core.priority import Priority
 from bucketry.core.units import format_size
 from bucketry.core.zero_map import ZeroMap
 from bucketry.disk import clean_cache, holding, resize
+from bucketry.disk.damaged import keep_damaged
 from bucketry.disk.disk import Disk
 from bucketry.disk.holding import Holding, Place
 from bucketry.disk.interface import Device
@@ -230,6 +231,7 @@ async def _attached(
             grow=grow,
             # Without a journal it is the bucket that a flush waits for, and the fence that says so.
             before_flush=None if attached is None else keeper.assure,
+            keep_damaged=lambda geometry, block: keep_damaged(place.bucket, found, layout, geometry, block),
         )
         if keeper.is_lost:
             keeper.check()  # before there was a disk to be told

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from bucketry.disk.interface import Device
-from bucketry.errors import BucketryError, Busy, Invalid, TakenOver
+from bucketry.errors import BucketryError, Busy, Invalid, ReadOnly, TakenOver, Unsupported
 from bucketry.serve.control_client import Answer
 from bucketry.serve.fuse import FuseSession
 from bucketry.serve.leaving import Leaving
@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 #: What the volume says of itself, asked of the bucket at that moment: raises when the bucket cannot be
 #: reached.
 Describe = Callable[[], Awaitable[Mapping[str, object]]]
+
+
+#: The numbers of the blocks that are damaged in the bucket; reads everything that is stored.
+FindDamaged = Callable[[], Awaitable[Sequence[int]]]
+
+#: Lines of an answer: it has a limit of a megabyte, and nobody reads more.
+_LINES_MAX = 1000
 
 
 class Served(Protocol):
@@ -42,8 +49,11 @@ class Served(Protocol):
 class Answers:
     """Carries out requests of the control socket."""
 
-    def __init__(self, url: str, served: Served, file_path: str, describe: Describe) -> None:
+    def __init__(
+        self, url: str, served: Served, file_path: str, describe: Describe, find_damaged: FindDamaged
+    ) -> None:
         self._url = url
+        self._find_damaged = find_damaged
         self._served = served
         self._file_path = file_path
         self._describe = describe
@@ -76,6 +86,8 @@ class Answers:
                 # answer. What a mounted filesystem holds itself stays.
                 await asyncio.to_thread(session.invalidate)
                 return {}
+            case "zero_damaged":
+                return await self._zero_damaged(device, leaving)
             case "resize":
                 size_bytes, force = request.get("size_bytes"), request.get("force") is True
                 return await self._resize(device, session, leaving, size_bytes, force=force)
@@ -106,6 +118,31 @@ class Answers:
                 pass  # it ends by itself, and says more
         await served.wait_ended()
         return {}
+
+    async def _zero_damaged(self, device: Device, leaving: Leaving) -> Answer:
+        """Check everything that is stored, keep damaged objects aside and make zero what cannot be read of
+        their blocks. ``zeroed`` and ``left`` are lines."""
+        if device.read_only:
+            raise ReadOnly("the disk is attached read-only")
+        zeroed: list[str] = []
+        left: list[str] = []
+        for block in await self._find_damaged():
+            try:
+                kept = await device.zero_unreadable(block)
+            except Unsupported as error:
+                left.append(f"block {block}: {error}")
+            else:
+                if kept is not None:
+                    logger.warning(
+                        "block %d: what cannot be read of it is zero now; its object is %s", block, kept
+                    )
+                    zeroed.append(f"zeroed what cannot be read of block {block}; its object is now {kept}")
+        await leaving.flush()
+        return {
+            "zeroed_count": len(zeroed),
+            "left_count": len(left),
+            "lines": [*left, *zeroed][:_LINES_MAX],
+        }
 
     async def _resize(
         self, device: Device, session: FuseSession, leaving: Leaving, size_bytes: object, *, force: bool

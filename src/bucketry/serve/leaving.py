@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bucketry.core.units import format_size
 from bucketry.disk.interface import Device
-from bucketry.errors import BucketryError, Busy, Closed, Fenced, TakenOver, Unfinished
+from bucketry.errors import BucketryError, Busy, Closed, Corrupt, Fenced, TakenOver, Unfinished
 from bucketry.serve.figures import dirty_bytes
 from bucketry.serve.fuse import FuseSession
 from bucketry.serve.loop_mount import LoopMount
@@ -218,6 +218,11 @@ class Leaving:
                 if loop.time() >= until:
                     raise self._unfinished(error) from error
                 await asyncio.sleep(_LOOK_SECONDS)
+            except Corrupt as error:
+                raise Unfinished(
+                    f"{self._unfinished(error)}. To go on without what cannot be read, run: "
+                    f"bucketry check --repair --zero-damaged {self._mount_point}"
+                ) from error
             except BucketryError as error:
                 raise self._unfinished(error) from error
             else:

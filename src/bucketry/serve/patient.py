@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from bucketry.bucket.interface import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.disk.interface import Device, ExtentStatus, Unsaved
 from bucketry.errors import (
     BucketNotFound,
@@ -77,8 +78,14 @@ class PatientDevice:
     async def trim(self, offset: int, length: int) -> None:
         await self._insist(lambda: self._below.trim(offset, length), self._passes)
 
-    async def flush(self) -> None:
-        await self._insist(self._below.flush, lambda error: not isinstance(error, _LASTING))
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
+        await self._insist(lambda: self._below.flush(cursor), lambda error: not isinstance(error, _LASTING))
+
+    def error_cursor(self) -> ErrorCursor:
+        return self._below.error_cursor()
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        return await self._below.zero_unreadable(block)
 
     async def refresh(self) -> None:
         await self._below.refresh()

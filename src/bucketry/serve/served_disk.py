@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bucketry.disk.interface import Device, Unsaved
 from bucketry.errors import BucketryError, NotFound, TakenOver, Unfinished
-from bucketry.serve.answers import Answers, Describe
+from bucketry.serve.answers import Answers, Describe, FindDamaged
 from bucketry.serve.control import ControlServer
 from bucketry.serve.daemon import INTERRUPTED_EXIT_CODE
 from bucketry.serve.event_loop import become_io_flusher, settle_memory
@@ -70,6 +70,7 @@ async def serve_disk(
     describe: Describe,
     probe: Probe,
     reread: Reread,
+    find_damaged: FindDamaged,
     ready: Callable[[], None],
 ) -> None:
     """Serve until asked to stop. ``ready`` is called when the disk can be used; SIGHUP calls ``reread``.
@@ -84,7 +85,8 @@ async def serve_disk(
         become_io_flusher()
     served = _ServedDisk(job, claim, describe, probe)
     file_path = str(_disk_directory(job, claim) / job.fuse.file_name)
-    control = ControlServer(claim.files.socket, Answers(job.url, served, file_path, describe).answer)
+    answers = Answers(job.url, served, file_path, describe, find_damaged)
+    control = ControlServer(claim.files.socket, answers.answer)
     try:
         with served.signals_handled():
             await control.start()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.geometry import Geometry
 from bucketry.disk.interface import ExtentStatus, Unsaved
 from bucketry.errors import BucketryError, Busy, Invalid, ReadOnly
@@ -89,8 +90,14 @@ class MemoryDevice:
         await self._call("trim", offset, length)
         self._clear(offset, length)
 
-    async def flush(self) -> None:
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
         await self._call("flush", 0, 0)
+
+    def error_cursor(self) -> ErrorCursor:
+        return ErrorCursor()
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        return None
 
     async def refresh(self) -> None:
         if not self._read_only:

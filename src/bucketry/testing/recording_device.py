@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.disk.interface import Device, ExtentStatus, Unsaved
 from bucketry.errors import BucketryError
 
@@ -70,8 +71,14 @@ class RecordingDevice:
         self._note(Access("z", offset, length))
         await self._below.trim(offset, length)
 
-    async def flush(self) -> None:
-        await self._below.flush()
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
+        await self._below.flush(cursor)
+
+    def error_cursor(self) -> ErrorCursor:
+        return self._below.error_cursor()
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        return await self._below.zero_unreadable(block)
 
     async def refresh(self) -> None:
         await self._below.refresh()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.fuse import protocol, replies, requests
 from bucketry.core.fuse.protocol import Opcode, OpenFlag
 from bucketry.core.fuse.requests import NOW, Request, Transfer
@@ -42,10 +43,11 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class FileHandle:
-    """The disk's file, opened once. ``unflushed``: something was changed through it since it was last
-    flushed."""
+    """The disk's file, opened once. ``cursor``: which failed writes its flushes have told of. ``unflushed``:
+    something was changed through it since it was last flushed."""
 
     writable: bool
+    cursor: ErrorCursor
     unflushed: bool = False
 
 
@@ -208,7 +210,7 @@ class Operations:
             self._snapshots[handle] = self._tree.stats_snapshot = self._render_stats()
             told = OpenFlag.DIRECT_IO | OpenFlag.NOFLUSH
         else:
-            self.files[handle] = FileHandle(writable)
+            self.files[handle] = FileHandle(writable, self._device.error_cursor())
             self.all_closed.clear()
             told = OpenFlag(0)
             if self._direct_io:
@@ -303,7 +305,7 @@ class Operations:
     async def _flush_file(self, file: FileHandle) -> bytes:
         file.unflushed = False
         try:
-            return await self._flush_device()
+            return await self._flush_device(file.cursor)
         except BaseException:
             file.unflushed = True
             raise
@@ -314,8 +316,8 @@ class Operations:
             return b""
         return self._flush_file(self._file(handle))
 
-    async def _flush_device(self) -> bytes:
-        await self._device.flush()
+    async def _flush_device(self, cursor: ErrorCursor | None = None) -> bytes:
+        await self._device.flush(cursor)
         return b""
 
     def _fallocate(self, request: Request) -> Answer:
