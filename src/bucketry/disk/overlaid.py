@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bucketry.cache.left_journal import RecoveredEpoch
 from bucketry.core.bytes_like import BytesLike
+from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.journal import Place
 from bucketry.core.overlay import Overlay, Piece
 from bucketry.disk.disk import Disk
@@ -107,8 +108,14 @@ class OverlaidDisk:
     async def trim(self, offset: int, length: int) -> None:
         await self._disk.trim(offset, length)
 
-    async def flush(self) -> None:
-        await self._disk.flush()
+    async def flush(self, cursor: ErrorCursor | None = None) -> None:
+        await self._disk.flush(cursor)
+
+    def error_cursor(self) -> ErrorCursor:
+        return self._disk.error_cursor()
+
+    async def zero_unreadable(self, block: int) -> str | None:
+        return await self._disk.zero_unreadable(block)
 
     async def grow(self, size_bytes: int, *, force: bool = False) -> None:
         await self._disk.grow(size_bytes, force=force)
