@@ -946,10 +946,9 @@ class BlockCache:
                 self._table.insert(block, None)
                 self._pump()
                 return
-            if slot.versions or slot.data is None:
-                return  # it is replaced as it is
-            if self.write_nowait(block, 0, bytes(slot.data)):
-                return
+            view = self._peek(block, 0, self._block_size)
+            if slot.versions or view is None or self.write_nowait(block, 0, bytes(view)):
+                return  # it is replaced as it is here
             await self._wait_for_room()
 
     async def _journaled(self, epoch: int) -> bool:
