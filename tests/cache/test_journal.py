@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -962,3 +963,16 @@ async def test_both_copies_of_the_head_are_kept_whole(offset: int) -> None:
         for seed in range(10):
             assert list(await recover(files.at(count).power_cut(Random(seed)), identity)) == [1]
     await journal.close(empty=False)
+
+
+async def test_older_programs_can_go_on_with_an_emptied_journal() -> None:
+    """The head has their version when nothing is to be replayed any more, and the new one before."""
+    files = MemoryFiles()
+    named = replace(IDENTITY, url="s3://bucket/volume/")
+    journal, _ = await open_journal(files, named)
+    assert await journal.append(1, data_of(1))
+    assert files.contents()["head"][12:16] == b"\x02\0\0\0"
+    await journal.close(empty=True)
+    assert files.contents()["head"][12:16] == b"\x01\0\0\0"
+    assert b"url" not in files.contents()["head"]
+    assert await recover(MemoryFiles.holding(files.contents()), named) == {}

@@ -1,5 +1,6 @@
 """One process serves a mount point; what a dead one left is recognised."""
 
+import json
 import os
 import stat
 import subprocess
@@ -133,3 +134,14 @@ def test_what_is_a_mount_point_already_is_refused() -> None:
     with pytest.raises(Busy, match="mount point"):
         claim("/proc")
     assert not files_of("/proc").state.exists()
+
+
+def test_a_state_of_a_newer_program_is_known() -> None:
+    """After an upgrade, or the way back, a disk that goes on being served is found: what its process says
+    besides is passed over."""
+    taken = claim("/mnt/a")
+    taken.write(state_of(1, 2, "/mnt/a"))
+    path = files_of("/mnt/a").state
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "green"}))
+    assert find_state("/mnt/a") == state_of(1, 2, "/mnt/a")
+    taken.forget()

@@ -326,8 +326,10 @@ class Journal:
             if self._committer is not None:
                 await asyncio.wait([self._committer])
             async with self._lock:
-                if empty and self._is_used:
-                    await self._renew()
+                if empty:
+                    # Without the URL it is one that older programs know.
+                    identities = tuple(replace(each, url="") for each in self._head.identities)
+                    await self._renew(identities)
         finally:
             await self._offload(self._files.close)
 
@@ -633,16 +635,16 @@ class Journal:
             self._newest_asked = max(self._newest_asked, epoch)
             self.note_drained(epoch)
             if self._is_used:
-                await self._renew()
+                await self._renew(self._head.identities)
             self._counts.skips += 1
             if self._refused is not None and epoch >= self._refused:
                 self._refused = None
 
-    async def _renew(self) -> None:
+    async def _renew(self, identities: tuple[JournalIdentity, ...]) -> None:
         """A new head, under which all there is is void."""
         salt = self._random_bytes(_SALT_BYTES)
         drained = max(self._drained, self.reached)
-        await self._put_head(Head(self._head.counter + 1, salt, self._head.identities, drained))
+        await self._put_head(Head(self._head.counter + 1, salt, identities, drained))
         self._seed = checksum(salt)
         self._is_used = False
         self._tail = Tail(self._head.counter)

@@ -105,7 +105,8 @@ def _ask_process(directory: Path) -> Mapping[str, object]:
 
 def _still_used(state: State, status: Mapping[str, object]) -> Mapping[str, object]:
     """What there is to say when it was unmounted by other means than ours, and somebody still uses it."""
-    if status["is_mounted"]:
+    # A process of an older version, which an upgrade has left running, does not say.
+    if status.get("is_mounted", True):
         return {}
     held = "loop device still held" if state.kind == "mount" else "files on it still open"
     return {

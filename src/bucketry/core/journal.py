@@ -40,7 +40,8 @@ from bucketry.core.bytes_like import BytesLike
 from bucketry.core.units import format_size
 from bucketry.errors import Corrupt, Invalid, Unsupported
 
-#: Of the head. Version 1 has no URL and no list of segments; it is read.
+#: Of a head that lists segments or names a URL, which programs that know version 1 alone would pass over. The
+#: head of a journal that was emptied at a clean end has neither, and version 1: those programs can go on.
 HEAD_VERSION = 2
 #: Of segments and records.
 VERSION = 1
@@ -186,14 +187,15 @@ def encode_head(head: Head) -> bytes:
                 "generation": identity.generation,
                 "size_bytes": identity.size_bytes,
                 "block_size_bytes": identity.block_size_bytes,
-                "url": identity.url,
+                **({"url": identity.url} if identity.url else {}),
             }
             for identity in head.identities
         ],
         "segments": head.segments,
     }
     text = json.dumps(fields, ensure_ascii=False).encode()
-    checked = struct.pack("<II", HEAD_VERSION, len(text)) + text
+    is_old = not head.segments and not any(identity.url for identity in head.identities)
+    checked = struct.pack("<II", 1 if is_old else HEAD_VERSION, len(text)) + text
     copy = _HEAD_MAGIC + checksum(checked).to_bytes(4, "little") + checked
     if len(copy) > HEAD_COPY_BYTES:
         if head.passed.kept:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bucketry.errors import Busy, Invalid, NotFound, NotPermitted
@@ -117,11 +117,12 @@ def find_state(mount_point: str) -> State | None:
     except FileNotFoundError:
         return None
     try:
-        state = State(**json.loads(text))
-    except (ValueError, TypeError):
-        return (
-            None  # empty: being written at this moment; or of another version, which its process will remove
-        )
+        found = json.loads(text)
+        # A process of another version may say more: what it says besides is passed over.
+        known = {field.name for field in fields(State)}
+        state = State(**{name: value for name, value in found.items() if name in known})
+    except (ValueError, TypeError, AttributeError):
+        return None  # empty: being written at this moment
     return state if state.mount_point == mount_point else None
 
 
