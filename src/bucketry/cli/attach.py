@@ -105,8 +105,8 @@ def mount(
 ) -> None:
     """Mount the filesystem on the disk at URL on DIR.
 
-    Needs root, for the loop device. Returns when the filesystem is mounted; a process in the background
-    serves the disk until bucketry umount DIR.
+    The disk must be there; bucketry create makes one. Needs root, for the loop device. Returns when the
+    filesystem is mounted; a process in the background serves the disk until bucketry umount DIR.
     """
     check_rights()
     loop = LoopMountSettings(

@@ -3,7 +3,6 @@
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import click
@@ -35,6 +34,8 @@ class CommandGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches  # rarely needed
+
             like = get_close_matches(word.lower(), [*self.list_commands(ctx), *self.synonyms], n=2)
             meant = dict.fromkeys(self.synonyms.get(name, name) for name in like)
             question = f"did you mean {' or '.join(meant)}?" if meant else self._hint
