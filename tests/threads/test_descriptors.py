@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,22 @@ def test_what_is_closed_is_filled(closed: tuple[int, ...]) -> None:
         )  # fmt: skip
         os.close(writer)
         assert pipe.read() == repr((True, [number in closed for number in range(3)], 0))
+
+
+_LIBRARY = """
+import os, sys
+for number in range(3):
+    os.close(number)
+from bucketry.files.storage_source import StorageSource
+from bucketry.settings import FilesSettings
+with StorageSource(sys.argv[1], FilesSettings(private_cache=True)) as source:
+    assert source.customize_file_system("memory://here").directory_list() == []
+"""
+
+
+def test_a_library_in_a_process_without_them(tmp_path: Path) -> None:
+    """The event loop of a Python program that closed them, as daemons do, does not abort it."""
+    assert subprocess.run([sys.executable, "-c", _LIBRARY, tmp_path], check=False).returncode == 0
 
 
 def test_the_limit_is_raised(limit: None) -> None:
