@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,6 +123,19 @@ def test_what_is_escaped_can_still_be_read(store: MemoryStore, capsys: pytest.Ca
     put(store, "\x1b[2Jname\nélan", b"x")
     assert run_command(["files", "ls", URL]) == 0
     assert capsys.readouterr().out == "\\x1b[2Jname\\nélan\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["info", "memory://cli-none/x"], 3), (["info", "memory://cli-none/x", "--json"], 3), (["creat"], 2)],
+)
+def test_the_code_is_right_where_nothing_can_be_said(arguments: list[str], code: int) -> None:
+    """Standard output and standard error on a full disk."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bucketry", *arguments], stdout=full, stderr=full, check=False
+        )
+    assert done.returncode == code
 
 
 # JSON

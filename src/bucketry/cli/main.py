@@ -1,5 +1,6 @@
 """The ``bucketry`` command: its parts, and how it ends."""
 
+import contextlib
 import importlib
 import itertools
 import logging
@@ -112,12 +113,15 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _failed(error: BaseException, arguments: Sequence[str], meta: MutableMapping[str, Any]) -> int:
     words = list(itertools.takewhile(lambda word: word != "--", arguments))
-    if "--debug" in words:
-        say_traceback(error)
-    say(f"bucketry: {one_line(error)}", err=True)
+    # The code is what it is even where nobody can be told why: the terminal has gone, the disk is full.
+    with contextlib.suppress(OSError):
+        if "--debug" in words:
+            say_traceback(error)
+        say(f"bucketry: {one_line(error)}", err=True)
     if "--json" in words:
-        say_json_error(meta, report(error))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            say_json_error(meta, report(error))
+            sys.stdout.flush()
     return exit_code(error)
 
 
