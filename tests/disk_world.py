@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
 from bucketry.disk.machine import ThisMachine
 from bucketry.errors import Unfinished
-from bucketry.settings import CacheSettings, VolumeFormat, VolumeSettings
+from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
 from bucketry.testing.faulty_bucket import FaultyBucket
 from bucketry.testing.memory_files import Fault, MemoryFiles
 
@@ -58,6 +59,8 @@ class World:
         self.faulty = FaultyBucket(MemoryBucket(self.store))
         self.files = MemoryFiles()
         self.machine = Machine()
+        #: The volume's, if it is encrypted.
+        self.password: Secret | None = None
         #: What the local files do.
         self.fault: Fault | None = None
 
@@ -102,7 +105,7 @@ class World:
         self.files = killed(self.files)  # what the process before left
         self.files.fault = self.fault
         local = Local(lambda: self.files, lambda: bool(self.files.sizes()), offload)
-        asked = VolumeSettings(force=force, read_only=read_only)
+        asked = VolumeSettings(force=force, read_only=read_only, password=self.password)
         async with lifecycle.opened(
             self.place(prefix),
             asked,
@@ -129,8 +132,10 @@ class World:
         self.faulty.outage = False
 
 
-async def new_world() -> World:
-    """A world with an empty volume."""
+async def new_world(password: Secret | None = None) -> World:
+    """A world with an empty volume, encrypted if there is a password."""
     world = World()
-    await lifecycle.create(world.place(), FORMAT, None)
+    world.password = password
+    volume_format = FORMAT if password is None else replace(FORMAT, cipher="AES-256-CBC")
+    await lifecycle.create(world.place(), volume_format, password)
     return world

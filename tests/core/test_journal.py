@@ -129,9 +129,9 @@ def test_the_newer_copy_of_a_head_counts() -> None:
 def test_a_head_of_another_version_is_told() -> None:
     """Another version of the format is no damage: it is named."""
     page = bytearray(encode_head(HEAD))
-    page[12] = 3
+    page[12] = 4
     page[8:12] = checksum(bytes(page[12:]).rstrip(b"\0")).to_bytes(4, "little")
-    with pytest.raises(Unsupported, match=r"version 3 .* knows 1 and 2"):
+    with pytest.raises(Unsupported, match=r"version 4 .* knows 1 to 3"):
         decode_head(bytes(page) * 2)
 
 

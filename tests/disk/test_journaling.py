@@ -21,7 +21,7 @@ from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME, SUPERBLOCK_NAME
 from bucketry.disk import lifecycle
 from bucketry.disk.interface import Device
 from bucketry.errors import BucketryError, Corrupt, Mismatch, Unavailable, Unfinished
-from bucketry.settings import CacheSettings, VolumeSettings
+from bucketry.settings import CacheSettings, Secret, VolumeSettings
 from bucketry.testing.faulty_bucket import Delay, Fail, FaultyBucket, FlipBit
 from bucketry.testing.memory_files import Fault
 from bucketry.testing.virtual_time import on_virtual_time
@@ -756,3 +756,34 @@ async def test_who_loses_the_volume_while_he_replays_is_told() -> None:
     with pytest.raises(BucketryError, match="somebody else has taken"):
         async with asyncio.timeout(100.0):
             await attaching
+
+
+@pytest.mark.logs("shown with what is only in", "replayed", "taking over the lease", "not in the bucket yet")
+@on_virtual_time
+async def test_the_journal_of_an_encrypted_volume_does_not_tell_what_was_written() -> None:
+    """Neither while it holds the only copy, nor when the bucket has it; it is replayed, and shown
+    read-only."""
+    world, text = await new_world(Secret("open sesame")), b"what nobody may read"
+    async with world.opened_and_killed() as disk:
+        await disk.write(100, text)
+        await disk.flush()
+    assert not any(text in content for content in world.files.contents().values())
+    async with world.opened(read_only=True) as disk:
+        assert bytes(await disk.read(100, len(text))) == text
+    async with world.opened() as disk:
+        assert bytes(await disk.read(100, len(text))) == text
+        await disk.write(900, text)
+        await disk.flush()
+        assert not any(text in content for content in world.files.contents().values())
+    assert list(world.files.contents()) == ["head"]
+
+
+@on_virtual_time
+async def test_nothing_that_was_written_stays_in_a_journal_after_the_end() -> None:
+    """Of a volume that is not encrypted it does while the bucket lacks it."""
+    world, text = await new_world(), b"what anybody may read"
+    async with world.opened() as disk:
+        await disk.write(100, text)
+        await disk.flush()
+        assert any(text in content for content in world.files.contents().values())
+    assert list(world.files.contents()) == ["head"]

@@ -50,6 +50,7 @@ from bucketry.cache.left_journal import (
     unavailable,
     write_head,
 )
+from bucketry.cache.seals import RecordSeal
 from bucketry.codec.offload import Offload
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.histogram import LatencyHistogram
@@ -143,10 +144,13 @@ class Journal:
         offload: Offload,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        key: bytes | None = None,
     ) -> None:
         self._files = files
         self._head = head
         self._seed = checksum(head.salt)
+        self._key = key
+        self._seal = None if key is None else RecordSeal(key, head.salt, random_bytes)
         self._size_bytes_max = size_bytes_max
         self._segment_bytes = _segment_bytes(size_bytes_max)
         self._offload = offload
@@ -211,6 +215,7 @@ class Journal:
         offload: Offload,
         clock: Callable[[], float] = time.perf_counter,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        key: bytes | None = None,
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
         one where there is none. ``identity`` is what the bucket says; a journal of one of ``also`` will
@@ -218,7 +223,8 @@ class Journal:
         the bucket says (None: it knows of no journal); with ``give_up`` a new one may take its place.
         ``passed`` is what the bucket says that it has of it, instead of what the journal says. The files
         never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must
-        run one call at a time.
+        run one call at a time. ``key``: 32 bytes for this purpose; what is written from now on is encrypted
+        with it.
 
         Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
         before somebody else had it, or when the journal never got to ``reached`` (an empty one, an older
@@ -236,9 +242,11 @@ class Journal:
             if left is None:
                 if not may_be_new:
                     raise missing(files)
-                head = Head(1, random_bytes(_SALT_BYTES), (identity,))
+                head = Head(1, random_bytes(_SALT_BYTES), (identity,), sealed_from=None if key is None else 1)
                 create_head(files, head)
                 return head, None, False
+            life = left.head.counter + 1
+            sealed_from = None if key is None else life
             is_wanted = any(each in left.head.identities for each in wanted)
             if left.has_something or not may_be_new:
                 check(files, left, wanted, reached or 0, adopt=adopt)
@@ -246,22 +254,24 @@ class Journal:
                 make_certain(files, left)
                 head = replace(
                     left.head,
-                    counter=left.head.counter + 1,
+                    counter=life,
                     identities=(identity,),
                     drained=left.scan.drained,
                     passed=(passed if is_wanted else None) or left.head.passed,
                     segments=begun(left.scan),
+                    sealed_from=sealed_from if left.head.sealed_from is None else left.head.sealed_from,
                 )
             else:
                 # Numbers of epochs go on, so that the bucket's word on how far it got stays true.
-                head = Head(left.head.counter + 1, random_bytes(_SALT_BYTES), (identity,), left.reached)
+                salt = random_bytes(_SALT_BYTES)
+                head = Head(life, salt, (identity,), left.reached, sealed_from=sealed_from)
             heal_head(files, left)
             write_head(files, encode_head(head))
             return head, left if left.has_something else None, is_wanted
 
         try:
             head, left, is_wanted = await offload(lambda: translated(files, begin))
-            journal = cls(files, head, left, size_bytes_max, offload, clock, random_bytes)
+            journal = cls(files, head, left, size_bytes_max, offload, clock, random_bytes, key)
             journal.is_wanted = is_wanted
             await offload(lambda: translated(files, journal._trim))
         except BaseException:
@@ -269,7 +279,7 @@ class Journal:
             raise
         if left is None:
             return journal, []
-        reader = Reader(files, left)
+        reader = Reader(files, left, key)
         found = head.passed
         return journal, [RecoveredEpoch(place, found, reader, offload) for place in left.scan.epochs]
 
@@ -327,11 +337,19 @@ class Journal:
                 await asyncio.wait([self._committer])
             async with self._lock:
                 if empty:
-                    # Without the URL it is one that older programs know.
+                    # Without the URL, and with nothing sealed, it is one that older programs know.
                     identities = tuple(replace(each, url="") for each in self._head.identities)
-                    await self._renew(identities)
+                    await self._renew(identities, at_end=True)
+                    await self._offload(lambda: translated(self._files, self._remove_segments))
         finally:
             await self._offload(self._files.close)
+
+    def _remove_segments(self) -> None:
+        """What was written stays in files that are used again, and the bucket has it."""
+        for name in self._files.sizes():
+            if SEGMENT_NAME.fullmatch(name):
+                self._files.remove(name)
+        self._files.sync_directory()
 
     def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="journal")
@@ -430,7 +448,8 @@ class Journal:
             return len(group)  # nothing is there that could be replayed over it
         self._recycle()
         time_ms = time.time_ns() // 1_000_000
-        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free, time_ms)
+        seal = None if self._seal is None else self._seal.close
+        commit = Commit(self._seed, self._tail, self._drained, self._segment_bytes, self._free, time_ms, seal)
         would_recycle = bool(self._recyclable(self._drained))
         self._is_used = True
         begun = self._clock()
@@ -640,12 +659,15 @@ class Journal:
             if self._refused is not None and epoch >= self._refused:
                 self._refused = None
 
-    async def _renew(self, identities: tuple[JournalIdentity, ...]) -> None:
-        """A new head, under which all there is is void."""
+    async def _renew(self, identities: tuple[JournalIdentity, ...], *, at_end: bool = False) -> None:
+        """A new head, under which all there is is void; ``at_end``: nothing more is written under it."""
         salt = self._random_bytes(_SALT_BYTES)
         drained = max(self._drained, self.reached)
-        await self._put_head(Head(self._head.counter + 1, salt, identities, drained))
+        life = self._head.counter + 1
+        sealed_from = None if self._key is None or at_end else life
+        await self._put_head(Head(life, salt, identities, drained, sealed_from=sealed_from))
         self._seed = checksum(salt)
+        self._seal = None if self._key is None else RecordSeal(self._key, salt, self._random_bytes)
         self._is_used = False
         self._tail = Tail(self._head.counter)
         self._drained = drained

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from bucketry.cache.journal_files import Files
+from bucketry.cache.seals import RecordSeal
 from bucketry.codec.offload import Offload
+from bucketry.core.bytes_like import BytesLike
 from bucketry.core.geometry import Extent
 from bucketry.core.journal import (
     HEAD_BYTES,
@@ -18,6 +20,7 @@ from bucketry.core.journal import (
     PAGE_BYTES,
     Damage,
     EpochPlace,
+    Found,
     Head,
     JournalIdentity,
     Kind,
@@ -33,7 +36,7 @@ from bucketry.core.journal import (
     scan,
 )
 from bucketry.core.units import format_size
-from bucketry.errors import Corrupt, Mismatch, Unavailable, Unsupported
+from bucketry.errors import Corrupt, Invalid, Mismatch, Unavailable, Unsupported
 from bucketry.layout.interface import Change, Write, Zero
 
 T = TypeVar("T")
@@ -85,14 +88,20 @@ class RecoveredEpoch:
     async def changes(self) -> AsyncIterator[Change]:
         """Its changes in order, at most a MiB of data each. Raises Corrupt when they are not any more what
         they were when the journal was opened, Unavailable when they cannot be read."""
-        found = iter(Walk(self._reader.seed, self._reader.segments, self._reader.read, self._place.place))
+        walk = iter(Walk(self._reader.seed, self._reader.segments, self._reader.read, self._place.place))
+        record_count = 0
 
         def step() -> list[Change] | None:
-            record, payload, _ = next(found, (None, b"", None))
-            if record is None or record.epoch != self.number or record.kind is Kind.MARK:
+            nonlocal record_count
+            found = next(walk, None)
+            if found is None or found.record.epoch != self.number or found.record.kind is Kind.MARK:
                 raise Corrupt(f"the journal in {self._reader.files.place} changed while it was replayed")
+            record, payload = found.record, self._reader.data_of(found)
             if record.kind is Kind.BARRIER:
+                if record.length != record_count:
+                    raise Corrupt(f"the journal in {self._reader.files.place} lacks records of a flush")
                 return None
+            record_count += 1
             changes: list[Change] = []
             for offset, length in self.passed.parts_of(self.number, record.offset, record.length):
                 if record.kind is Kind.WRITE:
@@ -126,7 +135,7 @@ class RecoveredEpoch:
         found = await self._offload(lambda: next(iter(walk), None))
         if found is None or found.record.epoch != self.number:
             raise Corrupt(f"the journal in {self._reader.files.place} changed while it was read")
-        return bytes(found.payload)
+        return bytes(await self._offload(lambda: self._reader.data_of(found)))
 
 
 class PlacedChange(NamedTuple):
@@ -146,6 +155,7 @@ async def peek(
     reached: int | None,
     passed: Passed | None,
     offload: Offload,
+    key: bytes | None = None,
 ) -> list[RecoveredEpoch]:
     """What ``Journal.open`` would give to be replayed. Changes nothing; the files stay open. Raises as
     ``Journal.open`` does."""
@@ -163,7 +173,7 @@ async def peek(
     left = await offload(lambda: translated(files, begin))
     if left is None:
         return []
-    reader = Reader(files, left)
+    reader = Reader(files, left, key)
     return [RecoveredEpoch(each, passed or left.head.passed, reader, offload) for each in left.scan.epochs]
 
 
@@ -246,10 +256,33 @@ class Left:
 class Reader:
     """How recovered epochs are read."""
 
-    def __init__(self, files: Files, left: Left) -> None:
+    def __init__(self, files: Files, left: Left, key: bytes | None = None) -> None:
+        """``key``: of an encrypted volume's journal. Without it data of sealed records cannot be read."""
         self.files = files
+        self._seal = None if key is None else RecordSeal(key, left.head.salt)
+        self._sealed_from = left.head.sealed_from
         self.seed = checksum(left.head.salt)
         self.segments = left.scan.segments
+
+    def data_of(self, found: Found) -> BytesLike:
+        """The data of a record. Raises Invalid without the key, Corrupt when it is not what was sealed."""
+        record, place = found.record, self.files.place
+        if not record.sealed:
+            if self._seal is None or self._sealed_from is None or record.life < self._sealed_from:
+                return found.payload  # written by an older program, or of a volume that is not encrypted
+            raise Corrupt(f"the journal in {place} is damaged: record {record.sequence} is not encrypted")
+        if self._seal is None:
+            raise Invalid(
+                f"the journal in {place} is encrypted with its volume's key: bucketry journal --replay URL "
+                "brings it into the volume, and attaching that with --read-only shows it"
+            )
+        data = self._seal.open(record.context, found.payload)
+        if data is None:
+            raise Corrupt(
+                f"the journal in {place} cannot be decrypted: record {record.sequence} is damaged, or the "
+                "password is another one"
+            )
+        return data
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         return translated(self.files, lambda: self.files.read(name, offset, length))

@@ -1,6 +1,9 @@
-"""How a cached block is kept so that nothing else can be taken for it: with a checksum, or encrypted."""
+"""How a cached block, or a record of the journal, is kept so that nothing else can be taken for it: with a
+checksum, or encrypted."""
 
+import hmac
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 import google_crc32c
@@ -69,6 +72,35 @@ class Encrypted:
 
 def _crc32c(block: int, tag: str, data: bytes) -> bytes:
     return int(google_crc32c.extend(google_crc32c.value(_context(block, tag)), data)).to_bytes(4, "big")
+
+
+class RecordSeal:
+    """Seals the records of a journal: AES-256-GCM, which binds the data to the record's header.
+
+    ``key`` is 32 bytes, of this purpose alone; the key that is used comes from it and from the ``salt`` of
+    the journal's head. Nonces are random and kept with the data: numbers of records come again after a
+    crash, after a commit that failed, and in a copy of the directory. Of 2^32 records under one salt, two
+    have the same nonce with a likelihood of 2^-33.
+    """
+
+    def __init__(self, key: bytes, salt: bytes, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._cipher = AESGCM(hmac.digest(key, salt, "sha256"))
+        self._random_bytes = random_bytes
+
+    def close(self, context: bytes, data: BytesLike) -> bytes:
+        """What is kept of the data: SEAL_BYTES more."""
+        nonce = self._random_bytes(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, data, context)
+
+    def open(self, context: bytes, kept: BytesLike) -> bytes | None:
+        """The data; None when it was sealed by another key, for another record, or is damaged."""
+        if len(kept) < _NONCE_BYTES + _GCM_TAG_BYTES:
+            return None
+        view = memoryview(kept)
+        try:
+            return self._cipher.decrypt(bytes(view[:_NONCE_BYTES]), view[_NONCE_BYTES:], context)
+        except InvalidTag:
+            return None
 
 
 def _context(block: int, tag: str) -> bytes:

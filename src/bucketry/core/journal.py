@@ -43,6 +43,8 @@ from bucketry.errors import Corrupt, Invalid, Unsupported
 #: Of a head that lists segments or names a URL, which programs that know version 1 alone would pass over. The
 #: head of a journal that was emptied at a clean end has neither, and version 1: those programs can go on.
 HEAD_VERSION = 2
+#: Of the head of a journal with sealed records, which older programs would take for its end.
+SEALED_HEAD_VERSION = 3
 #: Of segments and records.
 VERSION = 1
 #: What the kernel writes at a time, and the physical sector of today's disks.
@@ -64,11 +66,13 @@ _HEAD = struct.Struct("<8sIII")
 _HEAD_CHECKED_FROM = 12
 #: magic, version, crc32c of what follows, size, life, first sequence, synced, drained, newest epoch before
 _SEGMENT = struct.Struct("<8sIIQQQQQQ")
-#: magic, crc32c of what follows, kind, 3 times nothing, crc32c of the payload, life, sequence, synced, epoch,
-#: drained, offset, length
-_RECORD = struct.Struct("<4sIB3xIQQQQQQQ")
-_RECORD_BODY = struct.Struct("<B3xIQQQQQQQ")
+#: magic, crc32c of what follows, kind, whether it is sealed, twice nothing, crc32c of the payload, life,
+#: sequence, synced, epoch, drained, offset, length
+_RECORD = struct.Struct("<4sIBB2xIQQQQQQQ")
+_RECORD_BODY = struct.Struct("<BB2xIQQQQQQQ")
 RECORD_BYTES = _RECORD.size
+#: What a sealed record has beside its data: a nonce and a tag.
+SEAL_BYTES = 12 + 16
 _CHECKED_FROM = 8
 _SEGMENT_CHECKED_FROM = 16
 _U64_MAX = (1 << 64) - 1
@@ -78,8 +82,8 @@ _CHECKSUM_STEP_BYTES = 64 << 10
 #: Scans read ahead by so much.
 _WINDOW_BYTES = 1 << 20
 _PAD = bytes(PAGE_BYTES)
-#: A write is not split for less than a page at the end of a segment: the next one takes it.
-_SPLIT_BYTES_MIN = RECORD_BYTES + PAGE_BYTES
+#: A write is not split for less at the end of a segment: the next one takes it.
+_SPLIT_BYTES_MIN = PAGE_BYTES
 
 
 def checksum(data: BytesLike, start: int = 0) -> int:
@@ -149,7 +153,8 @@ class Head:
     """``counter`` grows with each new head. ``identities``: one, or two while the generation is changed.
     ``drained``: as records say it, from one whose segment may be gone. ``segments``: those that were begun
     under this salt, with the first record of each (its sequence number): one that is missing is damage, not
-    an empty journal. None: an older program did not say."""
+    an empty journal. None: an older program did not say. ``sealed_from``: the first life of which all
+    records are sealed, marks apart; None: there is none."""
 
     counter: int
     salt: bytes
@@ -157,6 +162,7 @@ class Head:
     drained: int = 0
     passed: Passed = Passed()
     segments: tuple[tuple[str, int], ...] | None = ()
+    sealed_from: int | None = None
 
 
 def passed_fields(passed: Passed) -> dict[str, object]:
@@ -193,9 +199,14 @@ def encode_head(head: Head) -> bytes:
         ],
         "segments": head.segments,
     }
+    if head.sealed_from is not None:
+        fields["sealed_from"] = head.sealed_from
     text = json.dumps(fields, ensure_ascii=False).encode()
     is_old = not head.segments and not any(identity.url for identity in head.identities)
-    checked = struct.pack("<II", 1 if is_old else HEAD_VERSION, len(text)) + text
+    version = 1 if is_old else HEAD_VERSION
+    if head.sealed_from is not None:
+        version = SEALED_HEAD_VERSION
+    checked = struct.pack("<II", version, len(text)) + text
     copy = _HEAD_MAGIC + checksum(checked).to_bytes(4, "little") + checked
     if len(copy) > HEAD_COPY_BYTES:
         if head.passed.kept:
@@ -222,8 +233,10 @@ def _decode_head_copy(copy: bytes) -> Head | None:
     text = copy[_HEAD.size : _HEAD.size + length]
     if checksum(copy[_HEAD_CHECKED_FROM : _HEAD.size + length]) != crc:
         return None
-    if version not in (1, HEAD_VERSION):
-        raise Unsupported(f"has version {version} of the format, this program knows 1 and {HEAD_VERSION}")
+    if version not in (1, HEAD_VERSION, SEALED_HEAD_VERSION):
+        raise Unsupported(
+            f"has version {version} of the format, this program knows 1 to {SEALED_HEAD_VERSION}"
+        )
     try:
         fields = json.loads(text)
         segments = fields.get("segments")
@@ -234,6 +247,7 @@ def _decode_head_copy(copy: bytes) -> Head | None:
             int(fields["drained"]),
             passed_from(fields["passed"]),
             None if segments is None else tuple((str(name), int(first)) for name, first in segments),
+            int(fields["sealed_from"]) if version == SEALED_HEAD_VERSION else None,
         )
     except (ValueError, TypeError, KeyError):
         return None
@@ -311,10 +325,21 @@ class Record(NamedTuple):
     drained: int
     offset: int
     length: int
+    #: Whether its payload is encrypted, with SEAL_BYTES more; then those without data have one, too.
+    sealed: bool = False
+
+    @property
+    def data_bytes(self) -> int:
+        return self.length if self.kind is Kind.WRITE else 0
 
     @property
     def payload_bytes(self) -> int:
-        return self.length if self.kind is Kind.WRITE else 0
+        return self.data_bytes + (SEAL_BYTES if self.sealed else 0)
+
+    @property
+    def context(self) -> bytes:
+        """What a seal binds the data to: everything that the header says."""
+        return _body(self._replace(payload_crc=0))
 
     @property
     def begins_commit(self) -> bool:
@@ -324,8 +349,12 @@ class Record(NamedTuple):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
+def _body(record: Record) -> bytes:
+    return _RECORD_BODY.pack(record.kind, record.sealed, *record[1:-1])
+
+
 def encode_record(seed: int, record: Record) -> bytes:
-    body = _RECORD_BODY.pack(*record)
+    body = _body(record)
     return _RECORD_MAGIC + _extend(seed, body).to_bytes(4, "little") + body
 
 
@@ -336,14 +365,17 @@ def decode_record(seed: int, data: BytesLike) -> Record | None:
     body = bytes(data[_CHECKED_FROM:RECORD_BYTES])
     if _extend(seed, body).to_bytes(4, "little") != data[4:_CHECKED_FROM]:
         return None
-    kind, *rest = _RECORD_BODY.unpack(body)
-    if kind not in _KINDS:
+    kind, sealed, *rest = _RECORD_BODY.unpack(body)
+    if kind not in _KINDS or sealed > 1:
         return None
-    record = Record(_KINDS[kind], *rest)
-    return None if record.payload_bytes > PAYLOAD_BYTES_MAX else record
+    record = Record(_KINDS[kind], *rest)._replace(sealed=bool(sealed))
+    return None if record.data_bytes > PAYLOAD_BYTES_MAX else record
 
 
 # -- writing -------------------------------------------------------------------------------------------------
+
+#: Seals data, bound to a record's ``context``.
+Seal = Callable[[bytes, BytesLike], bytes]
 
 
 class Entry(NamedTuple):
@@ -405,11 +437,15 @@ class Commit:
         segment_bytes: int,
         free: Sequence[str],
         time_ms: int = 0,
+        seal: Seal | None = None,
     ) -> None:
         assert segment_bytes >= SEGMENT_BYTES_MIN
         assert segment_bytes % PAGE_BYTES == 0
         self._seed = seed
         self._time_ms = time_ms
+        self._seal = seal
+        #: What a record takes beside its data.
+        self._record_bytes = RECORD_BYTES if seal is None else RECORD_BYTES + SEAL_BYTES
         self.tail = tail
         self._first_sequence = tail.next_sequence
         self.drained = drained
@@ -452,7 +488,8 @@ class Commit:
             view = memoryview(data)
             at = 0
             while at < length:
-                room = self._room(min(length - at + RECORD_BYTES, _SPLIT_BYTES_MIN)) - RECORD_BYTES
+                least = min(length - at, _SPLIT_BYTES_MIN) + self._record_bytes
+                room = self._room(least) - self._record_bytes
                 if room < 0:
                     return False
                 step = min(length - at, room, PAYLOAD_BYTES_MAX)
@@ -474,16 +511,23 @@ class Commit:
         payload: memoryview | None = None,
         reserve_bytes: int = PAGE_BYTES,
     ) -> bool:
-        if self._room(RECORD_BYTES, reserve_bytes) < 0:
+        # Marks are read without the key, and say nothing that the head does not.
+        seal = None if kind is Kind.MARK else self._seal
+        if self._room(RECORD_BYTES if seal is None else self._record_bytes, reserve_bytes) < 0:
             return False
-        payload_crc = 0 if payload is None else checksum(payload)
         record = Record(
-            kind, payload_crc, self._life, self._sequence, self._synced, epoch, self.drained, offset, length
-        )
+            kind, 0, self._life, self._sequence, self._synced, epoch, self.drained, offset, length,
+            seal is not None,
+        )  # fmt: skip
+        kept: BytesLike | None = payload
+        if seal is not None:
+            kept = seal(record.context, payload or b"")
+        if kept is not None:
+            record = record._replace(payload_crc=checksum(kept))
         piece = self.pieces[-1]
         piece.add(encode_record(self._seed, record))
-        if payload is not None:
-            piece.add(payload)
+        if kept is not None:
+            piece.add(kept)
         self._sequence += 1
         self._newest_epoch = piece.newest_epoch = max(epoch, self._newest_epoch)
         return True
@@ -758,7 +802,7 @@ class _Scanner:
         count = data_bytes = 0
         self._next_sequence = start.sequence
         walk = Walk(self._seed, self._segments, self._read, start)
-        for record, payload, place in walk:
+        for record, _, place in walk:
             self._drained = max(self._drained, record.drained)
             self._synced = max(self._synced, record.synced)
             self._newest[place.segment] = max(self._newest[place.segment], record.epoch)
@@ -769,7 +813,7 @@ class _Scanner:
                 first = place
             if record.kind is not Kind.BARRIER:
                 count += 1
-                data_bytes += len(payload)
+                data_bytes += record.data_bytes
                 continue
             if record.epoch != beheaded_epoch:
                 if record.length != count:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from bucketry.cache.journal import Journal
 from bucketry.cache.journal_files import Files
 from bucketry.cache.left_journal import RecoveredEpoch, peek
+from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
 from bucketry.core.journal import JournalIdentity, Passed
 from bucketry.core.lease import Lease, was_renewed_lately
@@ -31,6 +32,8 @@ from bucketry.layout import mount_token
 from bucketry.layout.volume import Volume
 
 _log = logging.getLogger(__name__)
+#: Of all derived keys the one that is only used here.
+_KEY_PURPOSE = "journal on local disk"
 #: What somebody at a terminal should know at once.
 _notices = logging.getLogger("bucketry.notices")
 
@@ -77,10 +80,12 @@ class AttachedJournal:
         offload: Offload,
         adopt: bool = False,
         give_up: bool = False,
+        cipher: BlockCipher | None = None,
     ) -> "AttachedJournal":
         """Raises Mismatch when there is something to replay and somebody else may have written to the volume
         since, or the journal lacks what it once had; and what Journal.open raises. ``adopt``: replay it all
-        the same, knowingly. ``give_up``: another journal that the bucket knows of is given up."""
+        the same, knowingly. ``give_up``: another journal that the bucket knows of is given up. ``cipher``: an
+        encrypted volume's."""
         seen = await holding.look(place)
         of_volume = identities(place, found, seen.lease)
         journal, epochs = await Journal.open(
@@ -93,6 +98,7 @@ class AttachedJournal:
             passed=None if seen.lease is None else seen.lease.passed,
             size_bytes_max=size_bytes_max,
             offload=offload,
+            key=_key(cipher),
         )
         attached = cls(place, found, seen, journal, files.place, epochs)
         if journal.torn_bytes:
@@ -213,7 +219,13 @@ class AttachedJournal:
 
 
 async def look_at_journal(
-    place: Place, found: Volume, files: Files | None, offload: Offload, *, required: bool
+    place: Place,
+    found: Volume,
+    files: Files | None,
+    offload: Offload,
+    *,
+    required: bool,
+    cipher: BlockCipher | None = None,
 ) -> Sequence[RecoveredEpoch]:
     """What a read-only attachment is to show of the journal in ``files``; None: it was given none. What it
     cannot show is said on the terminal, for it is missing from what is read; when all is ``required``, and no
@@ -239,6 +251,7 @@ async def look_at_journal(
             reached=None if pending is None else pending.epoch,
             passed=passed,
             offload=offload,
+            key=_key(cipher),
         )
     except (Mismatch, Corrupt, Unsupported) as error:
         if required:
@@ -250,6 +263,10 @@ async def look_at_journal(
     if epochs:
         _notices.warning("%s: shown with what is only in %s", place.url, pending)
     return epochs
+
+
+def _key(cipher: BlockCipher | None) -> bytes | None:
+    return None if cipher is None else cipher.derived_key(_KEY_PURPOSE)
 
 
 def _is_alive(place: Place, seen: Holding) -> bool:

@@ -15,6 +15,7 @@ from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.directory import CacheDirectory
 from bucketry.cache.journal_files import Files
 from bucketry.cache.saved_zeros import load_zero_map, save_zero_map
+from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload, inline
 from bucketry.core.geometry import Geometry
 from bucketry.core.names import LEASE_NAME, SUPERBLOCK_NAME, BlockNames
@@ -122,7 +123,7 @@ async def opened(
         async with (
             clean_cache.over(stored, directory, cipher, cache_settings, cache_offload) as layout,
             _attached(
-                place, found, asked, layout, cache_settings, local, directory, offload, uploads_max
+                place, found, asked, layout, cipher, cache_settings, local, directory, offload, uploads_max
             ) as disk,
         ):
             yield disk
@@ -134,6 +135,7 @@ async def _read_only(
     found: Volume,
     asked: VolumeSettings,
     layout: Layout,
+    cipher: BlockCipher | None,
     cache_settings: CacheSettings,
     local: Local | None,
 ) -> AsyncIterator[Device]:
@@ -146,6 +148,7 @@ async def _read_only(
             files,
             inline if local is None else local.offload,
             required=cache_settings.require_journal,
+            cipher=cipher,
         )
         async with _running(cache):
             disk = Disk(
@@ -166,6 +169,7 @@ async def _attached(
     found: Volume,
     asked: VolumeSettings,
     layout: Layout,
+    cipher: BlockCipher | None,
     cache_settings: CacheSettings,
     local: Local | None,
     directory: CacheDirectory | None,
@@ -173,7 +177,7 @@ async def _attached(
     uploads_max: int,
 ) -> AsyncIterator[Device]:
     if asked.read_only:
-        async with _read_only(place, found, asked, layout, cache_settings, local) as device:
+        async with _read_only(place, found, asked, layout, cipher, cache_settings, local) as device:
             yield device
         return
     disk: Disk | None = None
@@ -198,7 +202,7 @@ async def _attached(
     has_journal = local is not None and (cache_settings.durability == "journal" or local.has_journal())
     turn = await holding.wait_for_turn(place, patience, has_journal=has_journal)
     async with (
-        _journal(place, found, asked, cache_settings, local) as attached,
+        _journal(place, found, asked, cipher, cache_settings, local) as attached,
         holding.held(
             place,
             patience,
@@ -292,7 +296,12 @@ def _kept_zeros(directory: CacheDirectory | None, layout: Layout, keeper: LeaseK
 
 @asynccontextmanager
 async def _journal(
-    place: Place, found: Volume, asked: VolumeSettings, cache_settings: CacheSettings, local: Local | None
+    place: Place,
+    found: Volume,
+    asked: VolumeSettings,
+    cipher: BlockCipher | None,
+    cache_settings: CacheSettings,
+    local: Local | None,
 ) -> AsyncIterator[AttachedJournal | None]:
     """The journal that goes with an attachment: one that was left behind, whatever the attachment's own
     durability, or a new one when that asks for one."""
@@ -308,6 +317,7 @@ async def _journal(
         offload=local.offload,
         adopt=cache_settings.adopt_journal,
         give_up=asked.force,
+        cipher=cipher,
     )
     try:
         yield attached
