@@ -93,7 +93,11 @@ def test_there_is_one_way_to_the_terminal() -> None:
 )
 @pytest.mark.parametrize("who", ["lease", "token", "superblock", "foreign", "block"])
 def test_nothing_from_a_bucket_reaches_the_terminal_raw(
-    store: MemoryStore, capsys: pytest.CaptureFixture[str], arguments: list[str], who: str
+    request: pytest.FixtureRequest,
+    store: MemoryStore,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    who: str,
 ) -> None:
     """Host names, keys, superblocks and arguments: a line is a line, and escapes are shown."""
     assert run_command(["create", URL, "--size", "1M"]) == 0
@@ -108,6 +112,8 @@ def test_nothing_from_a_bucket_reaches_the_terminal_raw(
             put(store, SUPERBLOCK_NAME, json.dumps({**fields, "version": 9, "created_by": EVIL}).encode())
         case "foreign":
             put(store, f"{EVIL}\nfile", b"x")
+            if arguments[:2] == ["files", "ls"]:
+                request.node.add_marker(pytest.mark.logs("not listed: the key .* has a control character"))
         case "block":
             put(store, "00000003", b"x", **{"s3backer-blocksize": EVIL, "bucketry-crc32c": EVIL})
     capsys.readouterr()
@@ -120,9 +126,10 @@ def test_nothing_from_a_bucket_reaches_the_terminal_raw(
 
 def test_what_is_escaped_can_still_be_read(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
     """The character's number in place of what it would do; letters of any language are letters."""
+    assert run_command(["create", URL, "--size", "1M"]) == 0
     put(store, "\x1b[2Jname\nélan", b"x")
-    assert run_command(["files", "ls", URL]) == 0
-    assert capsys.readouterr().out == "\\x1b[2Jname\\nélan\n"
+    assert run_command(["check", URL]) == 0
+    assert "foreign object disk/\\x1b[2Jname\\nélan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
