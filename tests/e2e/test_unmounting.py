@@ -310,6 +310,42 @@ def test_a_process_that_lost_its_volume_ends_by_itself(
     cli.ok("umount", directory)
 
 
+@pytest.mark.parametrize("durability", ["journal", "bucket"])
+def test_the_second_signal_says_what_is_where(
+    cli: CommandLine, disk: str, directory: Path, tmp_path: Path, durability: str
+) -> None:
+    """The bucket is away when the process is told twice to stop: its last line says how much is not there,
+    whether the journal has it, and what the next attach will do; that attach does it."""
+    bucket = Path(disk.removeprefix("file://"))
+    cache = tmp_path / "cache"
+    options = ["--durability", durability, "--cache-dir", str(cache)]
+    cli.ok("attach", disk, directory, *options)
+    pid = cli.pid()
+    argv = [sys.executable, "-c", _WRITE, str(directory / "file")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
+        bucket.rename(bucket.with_name("away"))
+        wait_until(lambda: info(cli, directory)["dirty_bytes"] != 0)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "trying on" in cli.log())
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_running(pid))
+        assert writer.stdin is not None
+        writer.stdin.close()
+    bucket.with_name("away").rename(bucket)
+    last = cli.log().splitlines()[-1]
+    if durability == "journal":
+        assert (
+            f"KiB are not in the bucket; the journal in {cache}/journal has all of it, and the next" in last
+        )
+    else:
+        assert "KiB were not in the bucket and are lost; the bucket has everything up to the last" in last
+    assert not is_mounted(directory)
+    cli.ok("attach", disk, directory, *options)
+    with (directory / "file").open("rb") as file:
+        assert file.read(512) == (bytes(range(256)) * 2 if durability == "journal" else bytes(512))
+    cli.ok("umount", directory)
+
+
 # Damaged blocks
 
 

@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=["bucketry check s3://bucket/disk", "bucketry check s3://bucket/disk --repair"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
+    exits=[
+        exits.OK,
+        exits.FAILED,
+        exits.USAGE,
+        exits.NOT_FOUND,
+        exits.DENIED,
+        exits.BUSY,
+        exits.UNFINISHED,
+        exits.LOST,
+        exits.INTERRUPTED,
+    ],
 )
 @click.argument("where", metavar="URL|DIR")
 @click.option(

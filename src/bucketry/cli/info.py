@@ -30,7 +30,7 @@ from bucketry.settings import Secret
 @click.command(
     cls=Command,
     examples=["bucketry info s3://bucket/disk", "bucketry info /mnt/data --json"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.LOST],
 )
 @place_argument
 @json_option
@@ -53,7 +53,7 @@ def info(where: str | Path, as_json: bool, volume: Volume, connection: Connectio
 @click.command(
     cls=Command,
     examples=["bucketry stats /mnt/data", "bucketry stats /mnt/data --json"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.LOST],
 )
 @directory_argument
 @click.option("--all", "shows_all", is_flag=True, help="Every figure, by the name that it has in JSON.")

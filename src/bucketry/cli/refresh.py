@@ -15,7 +15,7 @@ from bucketry.serve.runtime import files_of
 @click.command(
     cls=Command,
     examples=["bucketry refresh /mnt/data"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND],
+    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.LOST],
 )
 @directory_argument
 def refresh(directory: Path) -> None:

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=["bucketry resize /mnt/data 2T", "bucketry resize s3://bucket/disk 2T"],
-    exits=[exits.OK, exits.FAILED, exits.USAGE, exits.NOT_FOUND, exits.DENIED, exits.BUSY, exits.INTERRUPTED],
+    exits=[
+        exits.OK,
+        exits.FAILED,
+        exits.USAGE,
+        exits.NOT_FOUND,
+        exits.DENIED,
+        exits.BUSY,
+        exits.LOST,
+        exits.INTERRUPTED,
+    ],
 )
 @place_argument
 @click.argument("new_size", metavar="SIZE", type=SIZE, required=False)

@@ -231,7 +231,14 @@ async def look_at_journal(
     cannot show is said on the terminal, for it is missing from what is read; when all is ``required``, and no
     process that runs has the journal, JournalPending or what Journal.open raises. Nothing is changed.
     """
-    seen = await holding.look(place)
+    try:
+        seen = await holding.look(place)
+    except (Corrupt, Unsupported) as error:
+        if required:
+            raise
+        # Reading needs no lease: a damaged one must not keep anybody from it.
+        _notices.warning("%s: whether a journal has more than is shown cannot be told: %s", place.url, error)
+        return ()
     pending = seen.journal
     required = required and not _is_alive(place, seen)
     if files is None:
