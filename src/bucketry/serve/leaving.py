@@ -29,6 +29,8 @@ _LOOK_SECONDS = 0.5
 #: A lease that could not be renewed for a while is tried again every ten seconds; so long a flush waits for
 #: that, when the bucket can be reached.
 _RENEWAL_SECONDS = 15.0
+#: So long programs that make a mount namespace take to let go of what they do not want in it.
+_SECOND_LOOK_SECONDS = 1.0
 #: The kernel ends the conversation before umount2(2) returns, unless somebody still uses the filesystem.
 _END_SECONDS = 1.0
 
@@ -153,6 +155,10 @@ class Leaving:
         if device_number is None:
             return
         elsewhere = await asyncio.to_thread(find_elsewhere, device_number, self._mount_point)
+        if elsewhere:
+            # A container that is just being made has all mounts for a moment.
+            await asyncio.sleep(_SECOND_LOOK_SECONDS)
+            elsewhere = await asyncio.to_thread(find_elsewhere, device_number, self._mount_point)
         if elsewhere:
             raise Busy(f"{self._mount_point} is in use: {Users(elsewhere)}")
 
