@@ -426,3 +426,34 @@ def test_bulk_delete_with_path_style(world: World) -> None:
 def _write(file: Path, data: bytes) -> None:
     with file.open("r+b") as opened:
         opened.write(data)
+
+
+@pytest.mark.parametrize("how", ["--force", "--reset-mounted-flag"])
+def test_an_s3backer_that_takes_an_attached_volume_is_noticed(world: World, how: str) -> None:
+    """Told to mount a volume that Bucketry has attached, or to forget that it is mounted, s3backer replaces
+    or deletes the mount token: with the next renewal of its lease Bucketry stops writing."""
+    world.ours.environment["BUCKETRY_LEASE_SECONDS"] = "6"
+    world.ours.create(world.place, *NEW_HERE)
+    world.disk.mkdir()
+    world.ours.run("attach", world.place.url, world.disk, *world.place.options)
+    file = world.disk / "file"
+    _write(file, b"o" * BLOCK)
+    if how == "--force":
+        with world.theirs.mounted(BUCKET, *NEW, "--force") as theirs:
+            wait_until(lambda: _fails_to_write(file), "it is noticed")
+            _write(theirs, b"t" * BLOCK)
+    else:
+        world.theirs.run(BUCKET, how, *NEW)
+        wait_until(lambda: _fails_to_write(file), "it is noticed")
+    ended = world.ours.run("umount", world.disk, code=7)
+    assert "mount token" in ended.stderr
+    if how == "--force":
+        assert world.block(BLOCK_0) == b"t" * BLOCK
+
+
+def _fails_to_write(file: Path) -> bool:
+    try:
+        _write(file, b"l" * BLOCK)
+    except OSError as error:
+        return error.errno in (errno.EIO, errno.ENOTCONN)
+    return False

@@ -58,6 +58,7 @@ from bucketry.bucket.keys import check_key, key_flaw
 from bucketry.bucket.parts import check_part, check_part_size, check_parts
 from bucketry.bucket.sorted_names import SortedNames
 from bucketry.bucket.threads import Threads
+from bucketry.core.lease import SIZE_MAX as LEASE_BYTES_MAX
 from bucketry.core.names import LEASE_NAME
 from bucketry.core.priority import Priority
 from bucketry.errors import (
@@ -367,7 +368,7 @@ class DirectoryBucket:
         with self._open_parent(root, key, make=True) as (parent, name):
             alone = isinstance(condition, IfMatch) or self._decides_ownership(key)
             with locked(private, self._url, alone=alone):
-                self._check_owner(key)
+                self._check_owner(root, key)
                 match condition:
                     case IfAbsent():
                         try:
@@ -416,7 +417,7 @@ class DirectoryBucket:
                 locked(private, self._url, alone=self._decides_ownership(key)),
                 self._open_parent(root, key) as (parent, name),
             ):
-                self._check_owner(key)
+                self._check_owner(root, key)
                 os.unlink(name, dir_fd=parent)
         except OSError as error:
             if error.errno in (*_ABSENT, errno.EISDIR):
@@ -430,16 +431,23 @@ class DirectoryBucket:
         meanwhile."""
         return key.endswith(LEASE_NAME)
 
-    def _check_owner(self, key: str) -> None:
+    def _check_owner(self, root: int, key: str) -> None:
         """Raises Fenced when the bucket is somebody else's by now. Called under the lock."""
         self._fence.check_change(key)
         owner = self._fence.owner
         if owner is None or key == owner.key:
             return
+        # As few calls as can be: a process that is stopped here keeps the lock.
         try:
-            found = bytes(self._get(owner.key, None).data)
-        except NotFound:
+            file = os.open(owner.key, _READ_FLAGS, dir_fd=root)
+        except FileNotFoundError:
             found = None
+        else:
+            try:
+                stored = os.pread(file, HEADER_BYTES_MAX + LEASE_BYTES_MAX, 0)
+                found = stored[header_size(stored) :]
+            finally:
+                os.close(file)
         if not owner.is_ours(found):
             raise Fenced(f"{self._url}: somebody else has taken {owner.key}; {key} is left as it is")
 

@@ -361,7 +361,7 @@ process_options = _group(
         old_host_is_dead_option,
         _process(
             "--wait",
-            type=SECONDS,
+            type=SECONDS_OR_ZERO,
             metavar="SECONDS",
             help="Wait up to SECONDS for another host to give the volume back. Default: only for a host that "
             "seems to be gone, about a minute; 0 never waits.",
