@@ -8,6 +8,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from bucketry.errors import (
     Unreachable,
     Unsupported,
 )
-from bucketry.settings import BucketSettings, RetrySettings, Secret, TemporaryKeys
+from bucketry.files.storage_source import StorageSource
+from bucketry.settings import BucketSettings, FilesSettings, RetrySettings, Secret, TemporaryKeys
 from bucketry.testing.s3_server import Credentials, S3Server, ServiceSettings
 from servers.loopback import Answer, Loopback, Request, make_certificate, serve
 
@@ -582,6 +584,22 @@ async def test_every_request_goes_on_with_new_keys(rotated: _Rotated) -> None:
         found += [entry.key for entry in page]
     assert found == keys
     await bucket.close()
+
+
+@pytest.mark.logs("trying again", required=False)
+def test_files_go_on_with_new_keys(rotated: _Rotated, tmp_path: Path) -> None:
+    """What fsspec and Python's files do with the bucket meets the same."""
+    (tmp_path / "a").write_bytes(b"content of a")
+    defaults = replace(rotated.settings, url="")
+    with StorageSource(tmp_path, FilesSettings(private_cache=True), defaults) as source:
+        files = source.customize_file_system("s3://bucket")
+        rotated.replace()
+        files.flush("a", "a")
+        rotated.replace()
+        with files.open_file("a") as handle:
+            assert handle.read(0, 12) == b"content of a"
+        rotated.replace()
+        assert files.directory_list() == ["a"]
 
 
 async def test_refused_from_the_start(rotated: _Rotated) -> None:

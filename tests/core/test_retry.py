@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketry.core.retry import CORRUPT_RETRIES_MAX, PAUSE_LEAST_SECONDS, Retry
-from bucketry.errors import Corrupt, Throttled, Unavailable
+from bucketry.core.retry import CORRUPT_RETRIES_MAX, PAUSE_LEAST_SECONDS, RetriedError, Retry
+from bucketry.errors import Corrupt, CredentialsRefused, Throttled, Unavailable, Unreachable
 from bucketry.settings import RetrySettings
 
 ONE = RetrySettings(initial_pause_seconds=1, pause_max_seconds=10, budget_seconds=60)
@@ -20,9 +20,9 @@ jitters = st.floats(0, 1)
 wishes = st.none() | st.floats(-10, 1e9)
 
 
-def pauses(settings: RetrySettings, jitter: float, error: Unavailable | Corrupt) -> list[float]:
+def pauses(settings: RetrySettings, jitter: float, error: RetriedError) -> list[float]:
     """All pauses of a request whose attempts take no time."""
-    retry, now, found = Retry(settings), 1000.0, list[float]()
+    retry, now, found = Retry(settings, began=1000.0), 1000.0, list[float]()
     while (pause := retry.pause_after(error, now=now, jitter=jitter)) is not None:
         found.append(pause)
         now += pause
@@ -45,7 +45,7 @@ def test_no_pause_is_below_the_wish_or_above_its_bounds_or_the_budget(
 ) -> None:
     """A pause is at least what the store wishes, at most that and the longest, and never goes past the
     budget."""
-    retry, now, started = Retry(settings), 0.0, None
+    retry, now, started = Retry(settings, began=0.0), 0.0, None
     for number, (jitter, wish, took) in enumerate(failures):
         now += took
         started = now if started is None else started
@@ -76,7 +76,7 @@ def test_a_request_that_always_fails_ends_with_its_budget(
 
 def test_the_budget_begins_with_the_first_failure() -> None:
     """A request that waited long for its turn has its whole budget yet."""
-    retry = Retry(ONE)
+    retry = Retry(ONE, began=0.0)
     assert retry.pause_after(Unavailable("no"), now=1e6, jitter=1.0) == 1
     assert retry.pause_after(Unavailable("no"), now=1e6 + 59.5, jitter=1.0) == 0.5
     assert retry.pause_after(Unavailable("no"), now=1e6 + 60, jitter=1.0) is None
@@ -92,7 +92,7 @@ def test_corrupt_is_tried_again_a_few_times_only() -> None:
     """A damaged body deserves few retries, however much budget is left, and those of other failures do not
     count."""
     assert len(pauses(ONE, 0.01, Corrupt("cut"))) == CORRUPT_RETRIES_MAX
-    retry = Retry(ONE)
+    retry = Retry(ONE, began=0.0)
     for _ in range(5):
         assert retry.pause_after(Unavailable("no"), now=0, jitter=0.1) is not None
     for _ in range(CORRUPT_RETRIES_MAX):
@@ -102,7 +102,22 @@ def test_corrupt_is_tried_again_a_few_times_only() -> None:
 
 def test_thousands_of_failures_do_not_overflow() -> None:
     """The doubling stops before a float does."""
-    retry = Retry(ONE)
+    retry = Retry(ONE, began=0.0)
     for _ in range(5000):
         assert retry.pause_after(Unavailable("no"), now=0, jitter=0.0) == 0
     assert retry.pause_after(Unavailable("no"), now=0, jitter=1.0) == 10
+
+
+def test_a_store_that_never_answered_is_tried_for_seconds() -> None:
+    """Its time runs from the first attempt on, so that one that timed out was enough; it is never longer than
+    the budget."""
+    assert sum(pauses(ONE, 0.1, Unreachable("no"))) == pytest.approx(ONE.first_contact_seconds)
+    retry = Retry(ONE, began=100.0)
+    assert retry.pause_after(Unreachable("timed out"), now=105.0, jitter=0.1) is None
+    short = RetrySettings(budget_seconds=1)
+    assert sum(pauses(short, 1.0, Unreachable("no"))) == pytest.approx(1)
+
+
+def test_refused_credentials_are_tried_like_an_outage() -> None:
+    """New ones may come within the budget."""
+    assert sum(pauses(ONE, 1.0, CredentialsRefused("expired"))) == pytest.approx(60)

@@ -17,7 +17,7 @@ from bucketry.disk import lifecycle
 from bucketry.disk.check import CheckReport, Repair, check
 from bucketry.disk.holding import Place
 from bucketry.disk.interface import Device
-from bucketry.errors import Busy, Denied, NotFound, Unavailable, WrongPassword
+from bucketry.errors import Busy, CredentialsRefused, Denied, NotFound, Unavailable, WrongPassword
 from bucketry.layout.block_0 import stored_geometry
 from bucketry.layout.findings import Action, Amount, Finding, Severity
 from bucketry.layout.superblock import find_superblock, rewrite_superblock
@@ -536,6 +536,22 @@ async def test_damage_on_the_way_is_not_damage_in_the_bucket(
     assert (result.findings, result.figure("blocks_read_twice")) == ([], 1)
     faulty.plan(fault, operation="get", key="vol/00000002", times=2)
     assert (await checked(place)).damage == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable, Denied])
+async def test_a_store_that_is_back_at_once_is_no_damage(
+    store: MemoryStore, error: type[Denied] | type[Unavailable]
+) -> None:
+    """A block that could not be read and can be at the second look is well; keys that have ended say nothing
+    of any block, and end the check."""
+    faulty = FaultyBucket(MemoryBucket(store))
+    place = place_in(faulty)
+    await made(place)
+    faulty.plan(Fail(error), operation="get", key="vol/00000001")
+    assert (await checked(place)).findings == []
+    faulty.plan(Fail(CredentialsRefused), operation="get", key="vol/00000001", times=1000)
+    with pytest.raises(CredentialsRefused):
+        await checked(place)
 
 
 @pytest.mark.parametrize("error", [Unavailable, Denied])

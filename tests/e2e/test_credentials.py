@@ -97,7 +97,8 @@ def test_keys_are_replaced_under_fio(program: Program, tmp_path: Path, way: str)
             assert _MARK not in log
         with program.attached(place, disk) as file:
             run_tool("fio", *_FIO, f"--filename={file}", "--verify_only")
-        assert _MARK not in program.run("info", place.url, *place.options).stdout
+        told = program.run("--debug", "info", place.url, *place.options)
+        assert _MARK not in told.stdout + told.stderr
 
 
 def test_keys_are_replaced_under_a_filesystem(program: Program, tmp_path: Path) -> None:
@@ -143,3 +144,19 @@ def test_sighup_reads_the_keys_again(program: Program, tmp_path: Path) -> None:
             wait_until(lambda: "SIGHUP: access file" in program.log(disk), "a wrong file")
             run_tool("fio", *_FIO, f"--filename={file}", "--do_verify=1")
             assert _MARK not in program.log(disk)
+
+
+def test_a_wrong_endpoint_shows_at_every_start(program: Program, tmp_path: Path) -> None:
+    """attach and mount fail with cause and endpoint, and leave nothing behind."""
+    issuer = Issuer(tmp_path / "issuer")
+    issuer.issue(_credentials(0))
+    with serve(issuer.answer) as server:
+        pass
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    place = ("--endpoint", server.endpoint, "--access-file", issuer.access_file)
+    for command in ("attach", "mount"):
+        told = program.run(command, "s3://bucket/disk", disk, *place, code=1).stderr
+        assert f"connection refused (endpoint {server.endpoint})" in told
+        assert told.count("\n") == 1
+    assert list((tmp_path / "run").glob("*.json")) == []

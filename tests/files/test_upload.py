@@ -36,6 +36,7 @@ from bucketry.errors import (
     BucketryError,
     Busy,
     Corrupt,
+    CredentialsRefused,
     Denied,
     Throttled,
     Unavailable,
@@ -476,6 +477,29 @@ class WriteOnly(MemoryBucket):
         for _ in range(0):
             yield []
         raise Denied("HTTP 403")
+
+
+@pytest.mark.parametrize("operation", ["head", "get", "list_uploads", "complete_upload", "create_upload"])
+def test_keys_that_have_ended_say_nothing_of_rights(small: Path, large: Path, operation: str) -> None:
+    """An upload in whose midst the keys end fails with that, at whatever request, and not with a guess of
+    what is there; with new keys it succeeds."""
+
+    @on_virtual_time
+    async def run() -> None:
+        for path, data in ((small, SMALL), (large, LARGE)):
+            for skip in range(3):
+                store = MemoryStore()
+                below = FaultyBucket(MemoryBucket(store))
+                if path is small:
+                    await send(below, path)  # it is there: what follows has to look
+                below.plan(Fail(CredentialsRefused), operation=operation, skip=skip)
+                try:
+                    await send(below, path)
+                except CredentialsRefused:
+                    await send(below, path)
+                await check_object(store, data)
+
+    run()
 
 
 def test_who_may_only_write_can_upload(small: Path, large: Path) -> None:

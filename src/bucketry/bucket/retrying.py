@@ -141,7 +141,7 @@ class Retrying(BucketWrapper):
     ) -> str:
         """The ETag of the object that ``attempt`` makes under a condition, and stamps with ``put_id`` (None:
         not known any more)."""
-        retry = Retry(self._settings)
+        retry = Retry(self._settings, began=self._now())
         answer_lost = False
         while True:
             try:
@@ -174,7 +174,7 @@ class Retrying(BucketWrapper):
         # A page is a request, with a budget of its own; after a failure the listing goes on behind the last
         # key it gave.
         pages = self._below.list(prefix=prefix, after=after, priority=priority)
-        retry = Retry(self._settings)
+        retry = Retry(self._settings, began=self._now())
         try:
             while True:
                 try:
@@ -188,7 +188,7 @@ class Retrying(BucketWrapper):
                 yield page
                 if page:
                     after = page[-1].key
-                retry = Retry(self._settings)
+                retry = Retry(self._settings, began=self._now())
         finally:
             await close_pages(pages)
 
@@ -286,12 +286,13 @@ class Retrying(BucketWrapper):
         self, operation: str, key: str, attempt: Callable[[], Awaitable[_T]], retry: Retry | None = None
     ) -> _T:
         """The outcome of ``attempt``, repeated as the schedule says."""
+        began = self._now()
         while True:
             try:
                 return await attempt()
             except RETRIED_ERRORS as error:
                 if retry is None:
-                    retry = Retry(self._settings)
+                    retry = Retry(self._settings, began=began)
                 await self._pause(operation, key, retry, error)
 
     async def _pause(self, operation: str, key: str, retry: Retry, error: RetriedError) -> None:

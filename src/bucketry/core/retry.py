@@ -10,8 +10,9 @@ waiting for its turn or for bandwidth says nothing about the store's health. Its
 one attempt is made when the budget ends, which also bounds what a store can ask for: a ``Retry-After`` of a
 year costs the rest of the budget and no more.
 
-A store that nobody has ever heard of has a budget of its own, a few seconds: what keeps it from answering is
-a mistake more often than an outage, and whoever made it waits for the message.
+A store that nobody has ever heard of has a budget of its own, a few seconds from the first attempt on: what
+keeps it from answering is a mistake more often than an outage, and whoever made it waits for the message. An
+attempt that timed out there has used it up.
 """
 
 from bucketry.errors import Corrupt, CredentialsRefused, Unavailable, Unreachable
@@ -32,10 +33,12 @@ RETRIED_ERRORS = (Unavailable, Corrupt, CredentialsRefused)
 class Retry:
     """The failures of one request so far, and what follows from them."""
 
-    __slots__ = ("_corrupt_count", "_first_failed", "_settings", "failure_count")
+    __slots__ = ("_began", "_corrupt_count", "_first_failed", "_settings", "failure_count")
 
-    def __init__(self, settings: RetrySettings) -> None:
+    def __init__(self, settings: RetrySettings, *, began: float) -> None:
+        """``began``: when the first attempt was made, by the clock of ``pause_after``."""
         self._settings = settings
+        self._began = began
         self._first_failed = 0.0
         self._corrupt_count = 0
         self.failure_count = 0
@@ -55,10 +58,9 @@ class Retry:
                 return None
         elif isinstance(error, Unavailable) and (error.retry_after_seconds or 0.0) > 0:
             wished_seconds = error.retry_after_seconds or 0.0
-        budget_seconds = self._settings.budget_seconds
+        left_seconds = self._settings.budget_seconds - self.failing_seconds(now)
         if isinstance(error, Unreachable):
-            budget_seconds = min(budget_seconds, self._settings.first_contact_seconds)
-        left_seconds = budget_seconds - self.failing_seconds(now)
+            left_seconds = min(left_seconds, self._settings.first_contact_seconds - (now - self._began))
         if left_seconds < PAUSE_LEAST_SECONDS:
             return None
         return min(wished_seconds + jitter * self._longest_pause_seconds(), left_seconds)

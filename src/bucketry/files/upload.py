@@ -48,6 +48,7 @@ from bucketry.errors import (
     BucketNotFound,
     BucketryError,
     Corrupt,
+    CredentialsRefused,
     Denied,
     NotFound,
     PreconditionFailed,
@@ -218,6 +219,8 @@ async def _upload_whole(
             return Uploaded(etag, plan.size_bytes, summed.pieces, was_there=False)
         try:
             found = await _find_same(bucket, key, file, summed, offload)
+        except CredentialsRefused:
+            raise  # of keys that have ended, not of rights
         except Denied as error:
             raise AlreadyExists(f"{bucket.url}: object {key} exists, and may not be read") from error
         if found is not None:
@@ -241,6 +244,8 @@ async def _put_where_absent(
             await _look(bucket, key)
         except _AbsentError:
             pass
+        except CredentialsRefused:
+            raise  # of keys that have ended, not of rights
         except Denied:
             # Who may only write cannot look, and relies on the condition.
             if conditions.kept is None:
@@ -351,6 +356,8 @@ class _LargeUpload:
                 may_look = True
                 try:
                     uploaded = await _find_same(self._bucket, self._key, self._file, summed, self._offload)
+                except CredentialsRefused:
+                    raise  # of keys that have ended, not of rights
                 except Denied:
                     # S3 says so of what is absent to who may not list, and to who may only write. Whether we
                     # may do that comes out next.
@@ -476,8 +483,13 @@ class _LargeUpload:
         if self._bucket.conditions.kept is False:
             _warn(self._bucket)
         # For stores that take no notice of the condition.
-        with suppress(_AbsentError, Denied):
+        try:
             await _look(self._bucket, self._key)
+        except CredentialsRefused:
+            raise  # of keys that have ended, not of rights
+        except (_AbsentError, Denied):
+            pass
+        else:
             raise AlreadyExists(f"{self._bucket.url}: object {self._key} exists")
         etag = await self._bucket.complete_upload(
             self._key, upload_id, parts, condition=IfAbsent(), priority=self._priority
@@ -488,6 +500,8 @@ class _LargeUpload:
             raise Unavailable(
                 f"{self._bucket.url}: object {self._key} was removed as soon as it was uploaded"
             ) from None
+        except CredentialsRefused:
+            raise  # of keys that have ended, not of rights
         except Denied:
             # The store has confirmed the parts by their checksums; more we may not know.
             return Uploaded(etag, summed.plan.size_bytes, summed.pieces, was_there=False)
@@ -537,6 +551,8 @@ class _LargeUpload:
                 return False
         except UploadGone:
             return True
+        except CredentialsRefused:
+            raise  # of keys that have ended, not of rights
         except Denied:
             # The abort itself succeeded; more we may not know.
             return True

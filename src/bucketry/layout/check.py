@@ -23,6 +23,7 @@ from bucketry.core.zeros import is_zero
 from bucketry.errors import (
     BucketNotFound,
     Corrupt,
+    CredentialsRefused,
     Denied,
     NotFound,
     Unavailable,
@@ -233,11 +234,12 @@ class S3backerCheck:
                 reason = "the store lists it, and does not have it"
             except Corrupt as error:
                 reason = str(error)
+            except CredentialsRefused:
+                raise  # of keys that have ended: says nothing of the block
             except (Denied, Unavailable) as error:
-                # Is it this object, or the store?
+                # Is it this object, or the store? That may be back already: then the second look tells.
                 await self._is_listed(entry.key)
                 reason = f"cannot be read: {error}"
-                break
         self._figures.damaged_blocks += 1
         message = f"block {block} ({entry.key}): {reason}"
         return [Finding(Severity.DAMAGE, "damaged block", message, block, entry.key, Remedy.ZERO)]
