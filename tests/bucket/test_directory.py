@@ -413,6 +413,7 @@ async def test_processes_lose_no_update(root: Path, bucket: DirectoryBucket) -> 
 _LIST_COUNT = 5_000
 
 
+@pytest.mark.slow
 async def test_long_listing(root: Path, bucket: DirectoryBucket) -> None:
     """A long listing comes in pages, and one that begins late or has a prefix opens only the files that it
     shows."""

@@ -27,6 +27,7 @@ def test_names_come_back_in_order(count: int, memory_bytes: int, monkeypatch: py
     found.close()
 
 
+@pytest.mark.slow
 def test_many_names_are_not_text_all_at_once() -> None:
     """Three hundred thousand, of 65 bytes each as text, fit into some of their own size."""
     numbers = list(range(300_000))

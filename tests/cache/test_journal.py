@@ -149,6 +149,7 @@ async def test_replaying_is_exact() -> None:
 # -- damage --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_no_damaged_byte_becomes_wrong_data() -> None:
     """Whichever byte of a journal is damaged: nothing happens, the last commit is cut off, or the journal is
     refused in one line."""
@@ -387,6 +388,7 @@ async def test_labels_change_in_one_step() -> None:
 # -- room ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_space_is_used_again() -> None:
     """Over thousands of epochs the files stay within their bound, nothing is refused while the bucket keeps
     up, and what is behind is found after a crash."""

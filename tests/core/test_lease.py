@@ -96,6 +96,7 @@ def test_what_is_no_lease_is_corrupt(body: bytes) -> None:
         decode(body)
 
 
+@pytest.mark.slow
 def test_a_lease_says_no_more_than_can_be_read_back() -> None:
     """However many blocks a journal keeps changes for: it is refused before it is stored."""
     kept = [Kept(10**6, 10**12 + block, 1 << 20) for block in range(3000)]

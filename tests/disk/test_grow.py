@@ -154,6 +154,7 @@ async def test_it_grows_under_writes() -> None:
             assert bytes(await disk.read(block * BLOCK, BLOCK)) == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", [False, True])
 @on_virtual_time
 @pytest.mark.logs(

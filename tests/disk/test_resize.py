@@ -336,6 +336,7 @@ async def test_somebody_who_changes_the_superblock_meanwhile_is_noticed(store: M
     assert await sizes(place) == (16, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.logs("taking over the lease", "could not be renewed", required=False)
 @pytest.mark.parametrize("applied", [False, True], ids=["refused", "answer lost"])
 @pytest.mark.parametrize(("old", "new"), [(16, 40), (40, 16), (16, 16)], ids=["grow", "shrink", "again"])

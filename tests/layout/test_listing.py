@@ -88,6 +88,7 @@ async def test_requests_are_few(stored_count: int, pages_max: int) -> None:
     assert bucket.page_count <= pages_max
 
 
+@pytest.mark.slow
 async def test_no_block_is_lost_where_ranges_meet() -> None:
     """A volume without a single hole is found whole."""
     names = BlockNames("p/", 1 << 20, hash_prefix=False)

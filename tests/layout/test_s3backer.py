@@ -93,6 +93,7 @@ class TestContractInADirectory(LayoutContract):
         await bucket.close()
 
 
+@pytest.mark.slow
 async def test_zeroing_a_huge_range_takes_no_memory_for_it(bucket: MemoryBucket) -> None:
     """Any number of blocks is deleted a thousand at a time, and what is written after them stays."""
     block_count = 100_000

@@ -357,6 +357,7 @@ async def test_a_block_0_without_its_encoding_does_not_make_the_volume_plain(buc
     assert await unlock(bucket, volume, PASSWORD) is not None
 
 
+@pytest.mark.slow
 async def test_a_prefix_full_of_other_objects_is_not_searched_for_ever(bucket: MemoryBucket) -> None:
     """What sorts before and after block names is not looked at; of what lies between there is a limit."""
     for number in range(30_000):

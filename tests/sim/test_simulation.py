@@ -8,16 +8,15 @@ import pytest
 from bucketry.testing.simulation import simulate, simulate_many
 
 
-@pytest.mark.parametrize("first", range(1, 41, 8))
-def test_every_promise_is_kept(first: int) -> None:
+def test_every_promise_is_kept() -> None:
     """Reads, order, durability, one writer, no hang: see docs/semantics.md."""
-    violations = [(seed, simulate(seed).violation) for seed in range(first, first + 8)]
+    violations = [(seed, simulate(seed).violation) for seed in range(1, 9)]
     assert [each for each in violations if each[1] is not None] == []
 
 
 @pytest.mark.slow
 @pytest.mark.hangs_after(300)
-@pytest.mark.parametrize("first", range(49, 341, 20))
+@pytest.mark.parametrize("first", range(9, 349, 20))
 def test_every_promise_is_kept_by_hundreds_of_seeds(first: int) -> None:
     """As above; ``make sim`` runs thousands."""
     violations = [(seed, simulate(seed).violation) for seed in range(first, first + 20)]
@@ -27,8 +26,8 @@ def test_every_promise_is_kept_by_hundreds_of_seeds(first: int) -> None:
 @pytest.mark.slow
 def test_seeds_are_simulated_on_all_processors() -> None:
     """Each once, whichever process has it."""
-    reports = list(simulate_many(range(41, 49)))
-    assert sorted(report.seed for report in reports) == list(range(41, 49))
+    reports = list(simulate_many(range(1, 9)))
+    assert sorted(report.seed for report in reports) == list(range(1, 9))
     assert [(report.seed, report.violation) for report in reports if report.violation is not None] == []
 
 

@@ -302,6 +302,7 @@ async def test_a_newer_kernel_asks_twice() -> None:
         assert (await kernel.ask(Opcode.INIT, init_body(minor=22))).errno == errno.EINVAL
 
 
+@pytest.mark.slow
 @pytest.mark.logs(".*", required=False)
 @given(
     messages=st.lists(
