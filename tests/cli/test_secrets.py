@@ -88,6 +88,19 @@ def test_a_new_volume_needs_a_password_only_when_encrypted(tmp_path: Path) -> No
         new_password(volume(file=tmp_path / "file"))
 
 
+def test_windows_line_ends_are_told_when_the_password_is_wrong() -> None:
+    """The carriage return is part of the password, as it is for s3backer; who did not mean it is told."""
+    reading, writing = os.pipe()
+    os.write(writing, b"secret\r\n")
+    os.close(writing)
+
+    def refuse(password: Secret | None) -> None:
+        raise WrongPassword("wrong password")
+
+    with pytest.raises(WrongPassword, match=r"wrong password .*Windows line ends"):
+        with_password(volume(descriptor=reading), refuse)
+
+
 def test_who_has_no_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script gets an error instead of a prompt that nobody answers."""
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)

@@ -23,10 +23,11 @@ class Host:
         boot: int = 1,
         ahead: timedelta = timedelta(),
         ended: set[int] | None = None,
+        boot_id: str | None = None,
     ) -> None:
         self._name = name
         self._pid = pid
-        self._boot_id = f"{name}, boot {boot}"
+        self._boot_id = boot_id or f"{name}, boot {boot}"
         self._ahead = ahead
         self.ended = set[int]() if ended is None else ended
 

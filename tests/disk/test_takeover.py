@@ -272,6 +272,17 @@ async def test_this_machine_waits_for_what_it_was_before_it_started_again(bucket
         assert began + DURATION_SECONDS <= now() <= began + WAIT_SECONDS + RENEW_SECONDS
 
 
+@pytest.mark.logs("taking over the lease", "waiting up to")
+@on_virtual_time
+async def test_so_does_a_machine_whose_name_has_changed(bucket: MemoryBucket) -> None:
+    """Since the same boot it is the same machine, whatever it is called now, in another container too."""
+    async with attached(place_of(bucket, Host("ant", boot_id="0815 pid:[1]"))):
+        await asyncio.sleep(25.0)
+    began = now()
+    async with attached(place_of(bucket, Host("bee", boot_id="0815 pid:[2]"))):
+        assert began + DURATION_SECONDS <= now() <= began + WAIT_SECONDS + RENEW_SECONDS
+
+
 @pytest.mark.logs("waiting up to")
 @on_virtual_time
 async def test_another_container_of_the_same_name_is_not_waited_for_in_vain(bucket: MemoryBucket) -> None:

@@ -50,6 +50,9 @@ CASES: dict[str, tuple[int, str, Arguments]] = {
     "an existing volume": (2, "belongs to a volume|there is a volume", lambda p, d: _create(p)),
     "an impossible block size": (2, "block size", lambda p, d: _create(p, "--block-size", "100000")),
     "nobody listens": (1, "connection refused", _closed_port),
+    "a cache below the mount point": (2, "mount hides", lambda p, d: _attach(p, d, "--cache-dir", f"{d}/c")),
+    "a log below the mount point": (2, "mount hides", lambda p, d: _attach(p, d, "--log", f"{d}/log")),
+    "a bucket below the mount point": (2, "mount hides", lambda p, d: _attach(p, d, url=f"file://{d}/b")),
 }  # fmt: skip
 
 

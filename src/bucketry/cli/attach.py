@@ -28,7 +28,7 @@ from bucketry.cli.parameters import directory_argument, url_argument
 from bucketry.cli.reports import volume_report
 from bucketry.cli.secrets import with_password
 from bucketry.disk.interface import Device
-from bucketry.errors import WrongPassword
+from bucketry.errors import Invalid, WrongPassword
 from bucketry.serve import event_loop, notices
 from bucketry.serve.daemon import Announce, run_in_background
 from bucketry.serve.logs import log_to_stderr, log_to_syslog, open_log_file
@@ -189,6 +189,12 @@ class _Start:
         )
 
 
+def _check_outside(mount_point: str, what: str, path: Path | None) -> None:
+    """Raises Invalid when ``path`` is below the mount point: the mount would hide what the disk needs."""
+    if path is not None and path.resolve().is_relative_to(Path(mount_point).resolve()):
+        raise Invalid(f"{what} {path} is below {mount_point}, which the mount hides: take another place")
+
+
 def _serve(
     url: str,
     directory: Path,
@@ -199,8 +205,11 @@ def _serve(
     connection: Connection,
 ) -> None:
     bucket = connection.settings(url)
-    parse_url(url)
+    bucket_directory = parse_url(url).directory
     mount_point = check_mount_point(directory)
+    _check_outside(mount_point, "URL", bucket_directory)
+    _check_outside(mount_point, "--cache-dir", process.cache().cache_dir)
+    _check_outside(mount_point, "--log", None if process.log in (None, "syslog") else Path(str(process.log)))
     debug = bool(click.get_current_context().obj)
 
     def start(password: Secret | None) -> None:

@@ -68,7 +68,12 @@ def with_password(volume: Volume, run: Callable[[Secret | None], T]) -> T:
     given = given_password(volume)
     try:
         return run(given)
-    except WrongPassword:
+    except WrongPassword as error:
+        if given is not None and given.reveal().endswith(b"\r"):
+            raise WrongPassword(
+                f"{error} (the one that was given ends with a carriage return, which is part of it: "
+                "is that a file with Windows line ends?)"
+            ) from error
         if given is not None or not sys.stdin.isatty():
             raise
     return run(_ask("Password: "))

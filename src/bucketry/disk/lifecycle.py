@@ -39,6 +39,8 @@ from bucketry.layout.volume import Volume
 from bucketry.settings import CacheSettings, Secret, VolumeFormat, VolumeSettings
 
 _log = logging.getLogger(__name__)
+#: What somebody at a terminal should know at once.
+_notices = logging.getLogger("bucketry.notices")
 
 #: Keys in one request of a bulk delete: what S3 allows, and what progress is told in.
 _ERASE_BATCH = 1000
@@ -274,6 +276,9 @@ async def _drained(
 
 
 async def _replay(place: Place, attached: AttachedJournal, cache: BlockCache) -> None:
+    waiting_bytes = sum(epoch.data_bytes for epoch in attached.epochs)
+    if waiting_bytes:
+        _notices.info("%s: replaying %s from the journal", place.url, format_size(waiting_bytes))
     try:
         replayed_bytes = await cache.recover(attached.epochs)
     except BaseException:

@@ -101,6 +101,12 @@ class _Watcher:
         me = self._machine.this_process(0)
         return (holder.boot_id, holder.pid, holder.start_time) == (me.boot_id, me.pid, me.start_time)
 
+    def _is_this_host(self, holder: Holder) -> bool:
+        """Whether he has, or had, this host's name, or ran since this boot: a name can change meanwhile."""
+        me = self._machine.this_process(0)
+        boot = holder.boot_id.partition(" ")[0]
+        return holder.host == me.host or (bool(boot) and boot == me.boot_id.partition(" ")[0])
+
     def _lives_here(self, holder: Holder) -> bool:
         """Whether he is another process of this machine, and alive."""
         return not self._is_us(holder) and self._machine.lives_here(holder)
@@ -110,7 +116,7 @@ class _Watcher:
         if self._patience.wait_seconds is not None:
             return self._patience.wait_seconds
         worth = rules.is_worth_waiting(
-            is_this_host=not self._is_us(holder) and holder.host == self._machine.this_process(0).host,
+            is_this_host=not self._is_us(holder) and self._is_this_host(holder),
             lives_here=self._lives_here(holder),
             was_renewed_lately=rules.was_renewed_lately(lease, self._machine.utc_now()),
         )
