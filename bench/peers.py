@@ -173,10 +173,12 @@ class Bucketry:
             f"--block-size={self._block_size_bytes}",
         )
 
-    def attach(self, prefix: str, directory: Path, size_bytes: int) -> Attached:
+    def attach(
+        self, prefix: str, directory: Path, size_bytes: int, more_options: Sequence[str] = ()
+    ) -> Attached:
         directory.mkdir(exist_ok=True)
         url, *options = self._url_and_options(prefix)
-        _run(self._program, "attach", url, str(directory), *options)
+        _run(self._program, "attach", url, str(directory), *options, *more_options)
         return _BucketryDisk(directory, self._program)
 
 

@@ -87,6 +87,8 @@ def cell(measurements: Sequence[Measurement]) -> str:
             return f"{value / (1 << 10):,.0f} KiB"
         case Unit.COUNT:
             return f"{value:,.0f}"
+        case Unit.RATIO:
+            return f"{value:.2f}"
 
 
 def write_page(page: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from bench import workloads
-from bench.peers import BLOCK_SIZE_BYTES, DiskPeer, Target
+from bench.peers import BLOCK_SIZE_BYTES, Bucketry, DiskPeer, Target
 from bench.workloads import Measurement
 from bucketry.settings import Secret
 from bucketry.testing.s3_server import Credentials, LineModel, S3ServerProcess, ServiceSettings, Snapshot
@@ -151,6 +151,14 @@ def _random(turn: Turn) -> Iterator[Measurement]:
     )
 
 
+def _journal(turn: Turn) -> Iterator[Measurement]:
+    turn.place.set_latency(turn.latency_seconds)
+    if not isinstance(turn.peer, Bucketry):
+        return  # nobody else has one
+    data = _payload(_FAR_BYTES)
+    yield from workloads.measure_journal(turn.peer, turn.place.target, turn.prefix, turn.directory, data)
+
+
 def _warm(turn: Turn) -> Iterator[Measurement]:
     assert turn.peer is not None
     turn.place.set_latency(0)
@@ -217,6 +225,7 @@ STAGES: dict[str, Stage] = {
     "near": Stage(_NEAR, MemoryPlace, partial(_sequential, workloads.TRANSFER_BYTES), has_loop=True),
     "far": Stage(_FAR, MemoryPlace, partial(_sequential, _FAR_BYTES), FAR_SECONDS, has_loop=True),
     "random": Stage(_FAR, MemoryPlace, _random, FAR_SECONDS),
+    "journal": Stage("a journal, 20 ms", MemoryPlace, _journal, FAR_SECONDS),
     "warm": Stage("all cached", MemoryPlace, _warm),
     "large": Stage(
         _LARGE, MemoryPlace, _large, FAR_SECONDS, prepare=_prepare_large, block_size_bytes=1 << 20

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import obstore
 from obstore.store import S3Store
 
-from bench.peers import BLOCK_SIZE_BYTES, DISK_SIZE_BYTES, Attached, DiskPeer, Target, attached
+from bench.peers import BLOCK_SIZE_BYTES, DISK_SIZE_BYTES, Attached, Bucketry, DiskPeer, Target, attached
 from bucketry.testing.s3_server import Snapshot
 
 TRANSFER_BYTES = 256 << 20
@@ -38,6 +39,8 @@ _RANDOM_READS = {1: 100, 16: 1000}
 _LARGE_READS = {1: 60, 16: 600}
 _RANDOM_WRITES = 1000
 _PAGE_BYTES = 4 << 10
+#: Each sync ends an epoch, and at 20 ms some 40 of them a second reach the bucket: 15 s until it has all.
+_SYNCED_WRITES = 600
 FILES_DISK_BYTES = 100 << 30
 #: What the kernel's own source has at the size of this tree: many small files, few large ones.
 _FILES_COUNT = 5000
@@ -53,6 +56,7 @@ class Unit(Enum):
     BYTES = "bytes"
     KIBIBYTES = "bytes, as KiB"
     COUNT = "count"
+    RATIO = "times"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,55 @@ def measure_random_writes(
     yield Measurement("- requests per GiB of them", requests / gib, Unit.COUNT)
     moved = after.bytes_in + after.bytes_out - before.bytes_in - before.bytes_out
     yield Measurement("- bytes moved per GiB of them", moved / gib, Unit.BYTES)
+
+
+# -- into a journal ------------------------------------------------------------------------------------------
+
+
+def measure_journal(
+    peer: Bucketry, target: Target, prefix: str, directory: Path, data: bytes
+) -> Iterator[Measurement]:
+    """4 KiB at random, each with an fdatasync, into a journal, with the blocks here and there; and in the
+    same minute into a plain file beside the journal."""
+    plain = directory.with_name("plain")
+    plain.write_bytes(data)
+    for state in ("not cached", "in the disk cache", "in memory", "new disk"):
+        volume = f"{prefix}-{state.replace(' ', '-')}"
+        if state == "new disk":
+            peer.create(volume, DISK_SIZE_BYTES)
+        else:
+            _fill(target, peer, volume, data)
+        with TemporaryDirectory(dir=directory.parent) as cache:
+            options = [f"--cache-dir={cache}", "--durability=journal"]
+            if state == "in the disk cache":
+                disk = peer.attach(volume, directory, DISK_SIZE_BYTES, options)
+                _read(disk.file, data)
+                disk.detach()
+            disk = peer.attach(volume, directory, DISK_SIZE_BYTES, options)
+            try:
+                if state == "in memory":
+                    _read(disk.file, data)
+                local = _synced_writes(plain, len(data))
+                seconds = _synced_writes(disk.file, len(data))
+            finally:
+                disk.detach()
+        yield Measurement(f"4 KiB write and sync, {state}", seconds, Unit.SECONDS_PER_OPERATION)
+        yield Measurement(f"- into a local file, {state}", local, Unit.SECONDS_PER_OPERATION)
+        yield Measurement(f"- times the local file's, {state}", seconds / local, Unit.RATIO)
+
+
+def _synced_writes(file: Path, size_bytes: int) -> float:
+    prng = random.Random(6)
+    page = prng.randbytes(_PAGE_BYTES)
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        begin = time.perf_counter()
+        for _ in range(_SYNCED_WRITES):
+            os.pwrite(descriptor, page, prng.randrange(size_bytes // _PAGE_BYTES) * _PAGE_BYTES)
+            os.fdatasync(descriptor)
+        return (time.perf_counter() - begin) / _SYNCED_WRITES
+    finally:
+        os.close(descriptor)
 
 
 # -- from the cache ------------------------------------------------------------------------------------------
