@@ -169,7 +169,7 @@ class VolumeFormat:
         if self.cipher is not None and self.key_length is not None:
             least = CIPHER_KEY_BYTES[self.cipher]
             if not least <= self.key_length <= 64:
-                raise Invalid(f"key length {self.key_length} is not from {least} to 64")
+                raise Invalid(f"a key of {self.key_length} bytes: it must have from {least} to 64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -294,7 +294,7 @@ async def test_repair_puts_right_what_loses_nothing(place: Place, store: MemoryS
         "deleted vol/00000005",
         "deleted vol/00000040",
         "deleted vol/fffffff0",
-        f"superblock and block 0 say {64 * BLOCK} bytes",
+        f"superblock and block 0 say {64 * BLOCK >> 10} KiB",
     ]
     assert result.report is not None
     assert (result.damage, result.report.flaw_count, result.report.repaired_count) == (1, 2, 4)

@@ -93,7 +93,7 @@ def test_a_key_that_is_no_utf8_is_refused(cli: CommandLine, server: S3Server, la
     assert done.stderr == (b"bucketry: bucket URL 's3://bar/caf\\udce9' is not valid UTF-8\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", [WORD.encode(), NO_UTF8])
+@pytest.mark.parametrize("name", [WORD.encode(), NO_UTF8 + b" \x0c\r\x1b[2J\n\xe2\x80\xa8"])
 def test_the_mount_point_is_the_same(
     cli: CommandLine, foreign: dict[str, str], tmp_path: Path, name: bytes
 ) -> None:

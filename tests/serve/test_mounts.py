@@ -21,6 +21,14 @@ def test_lines_are_split_and_names_are_plain() -> None:
     assert (lower.filesystem, upper.filesystem) == ("tmpfs", "xfs")
 
 
+def test_whatever_else_ends_lines_is_a_part_of_a_name() -> None:
+    """A form feed, a carriage return and a line separator are not escaped by the kernel."""
+    odd = "/mnt/a\x0cb\rc\x1cd\x85e\u2028f"
+    line = TABLE.splitlines()[2].replace("/mnt/x", odd)
+    (found,) = parse_mounts(f"{line}\n")
+    assert (found.mount_point, found.filesystem) == (odd, "tmpfs")
+
+
 def test_what_is_mounted_here_is_found() -> None:
     """The real table has a root, and nothing below a name that does not exist."""
     proc = find_mount("/proc")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from bucketry.bucket.location import parse_url
 from bucketry.cli import exits
 from bucketry.cli.command import Command, Group
 from bucketry.cli.figures import every_figure
@@ -452,7 +453,7 @@ def _opened(
     from bucketry.files.storage_source import StorageSource
 
     if "://" not in url:
-        raise Invalid(f"{url!r} is not a bucket URL like s3://bucket/prefix")
+        parse_url(url)  # a source takes other names of buckets as well; a command does not
     bucket = connection.settings(url)
     key: Secret | None = click.get_current_context().meta.get(_KEY_META)
     chosen = replace(settings or _reading(None, 0), encryption_key=key)

@@ -137,9 +137,9 @@ def _begin_again_in_utf8() -> None:
 
 def main() -> None:
     """The console script."""
+    _begin_again_in_utf8()
     fill_standard_of_python()
     raise_limit()
-    _begin_again_in_utf8()
     if _COMPLETION_VARIABLE in os.environ:
         cli.main(prog_name="bucketry", complete_var=_COMPLETION_VARIABLE)
     sys.exit(run_command(sys.argv[1:]))

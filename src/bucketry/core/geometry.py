@@ -66,6 +66,9 @@ class Geometry:
                 f"(their limit is {limit}); use larger blocks"
             )
 
+    def __str__(self) -> str:
+        return f"{exact_size(self.size_bytes)} in blocks of {exact_size(self.block_size_bytes)}"
+
     @property
     def block_count(self) -> int:
         return self.size_bytes // self.block_size_bytes

@@ -109,7 +109,8 @@ def _start_time(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since boot; None when there is none, or it is a
     zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # The name of a program may be any bytes.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in ("Z", "X") else int(fields[19])

@@ -22,6 +22,7 @@ from bucketry.codec.offload import Offload
 from bucketry.core.geometry import BLOCK_COUNT_MAX, Geometry
 from bucketry.core.names import BlockNames
 from bucketry.core.priority import Priority
+from bucketry.core.units import exact_size
 from bucketry.core.zeros import is_zero
 from bucketry.disk import holding
 from bucketry.disk.holding import Place
@@ -142,8 +143,8 @@ async def grow(
         or await volume.claimed_bytes(place.bucket, found) > found.format.size_bytes
     ):
         raise Mismatch(
-            f"{place.url} is attached with {now.size_bytes} bytes and says that it has "
-            f"{found.format.size_bytes}: resize it to these, or attach it anew"
+            f"{place.url} is attached with {exact_size(now.size_bytes)} and says that it has "
+            f"{exact_size(found.format.size_bytes)}: resize it to that, or attach it anew"
         )
     beyond = _Beyond(place, found, now.block_count, geometry.block_count)
     if await beyond.count():

@@ -140,7 +140,7 @@ class S3backerCheck:
             note = "the superblock carries no checksum: another program has changed it"
             findings.append(Finding(Severity.FLAW, "superblock without checksum", note, remedy=remedy))
         if self._resized_from_bytes is not None:
-            note = f"a resize from {self._resized_from_bytes} bytes was cut short"
+            note = f"a resize from {exact_size(self._resized_from_bytes)} was cut short"
             findings.append(Finding(Severity.FLAW, "unfinished resize", note, remedy=remedy))
         return findings
 
@@ -318,10 +318,7 @@ class S3backerCheck:
         is_unfinished = told == replace(geometry, size_bytes=self._resized_from_bytes or geometry.size_bytes)
         if told == geometry or is_unfinished:
             return []
-        message = (
-            f"block 0 ({info.key}) says {told.size_bytes} bytes in blocks of {told.block_size_bytes}, the "
-            f"superblock {geometry.size_bytes} in blocks of {geometry.block_size_bytes}"
-        )
+        message = f"block 0 ({info.key}) says {told}, the superblock {geometry}"
         return [self._wrong_geometry(info, message)]
 
     @staticmethod
@@ -375,7 +372,7 @@ class S3backerCheck:
             geometry = self._volume.geometry
             await set_size(self._bucket, self._volume, geometry)
             actions += [
-                Action(finding, True, f"superblock and block 0 say {geometry.size_bytes} bytes")
+                Action(finding, True, f"superblock and block 0 say {exact_size(geometry.size_bytes)}")
                 for finding in wrong
             ]
         damaged = [finding for finding in findings if finding.remedy is Remedy.ZERO]

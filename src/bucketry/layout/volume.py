@@ -111,7 +111,7 @@ async def _detect_ours(
         sizes = Geometry(found.size_bytes, found.block_size_bytes)
         if stored is not None and stored not in (sizes, superblock.resized_from):
             raise Mismatch(
-                f"{where}: the superblock says {_words(sizes)}, block 0 says {_words(stored)}. bucketry "
+                f"{where}: the superblock says {sizes}, block 0 says {stored}. bucketry "
                 "resize makes them agree; --force takes the superblock's"
             )
     compression = found.compression if asked.compression is None else asked.compression
@@ -120,10 +120,6 @@ async def _detect_ours(
         level = found.compression_level
     asked_for = replace(found, size_bytes=size_bytes, compression=compression, compression_level=level)
     return _our_volume(prefix, replace(superblock, format=asked_for))
-
-
-def _words(geometry: Geometry) -> str:
-    return f"{exact_size(geometry.size_bytes)} in blocks of {exact_size(geometry.block_size_bytes)}"
 
 
 async def claimed_bytes(bucket: Bucket, volume: Volume) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bucketry.errors import BucketryError, Busy, Invalid, Mismatch, NotPermitted, Unsupported
-from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount
+from bucketry.serve.mounts import PROGRAM_ENVIRONMENT, find_mount, read_names
 from bucketry.serve.notices import NOTICES
 
 logger = logging.getLogger(__name__)
@@ -307,7 +307,7 @@ def _version(release: str) -> tuple[int, ...]:
 
 def _is_backed_by(backing: Path, image: Path) -> bool:
     try:
-        return backing.read_text(errors="surrogateescape").rstrip("\n") == str(image)
+        return read_names(backing).removesuffix("\n") == str(image)
     except FileNotFoundError:
         return False
 

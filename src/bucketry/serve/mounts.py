@@ -40,7 +40,10 @@ def parse_mounts(text: str) -> list[Mount]:
         return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
 
     mounts = []
-    for line in text.splitlines():
+    # Of all that ends a line elsewhere the kernel escapes the line feed only.
+    for line in text.split("\n"):
+        if not line:
+            continue
         before, _, after = line.partition(" - ")
         left, right = before.split(" "), after.split(" ")
         groups = dict(field.partition(":")[::2] for field in left[6:])
@@ -61,7 +64,13 @@ def parse_mounts(text: str) -> list[Mount]:
 
 def read_mounts(process: int | str = "self") -> list[Mount]:
     """The mount table that a process sees. Raises OSError when it has gone, or may not be looked at."""
-    return parse_mounts(Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape"))
+    return parse_mounts(read_names(Path(f"/proc/{process}/mountinfo")))
+
+
+def read_names(path: Path) -> str:
+    """A file of the kernel's with paths in it, as Python has them: any bytes, and a carriage return is a part
+    of a name."""
+    return os.fsdecode(path.read_bytes())
 
 
 def find_mount(mount_point: str) -> Mount | None:

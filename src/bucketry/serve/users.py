@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bucketry.serve.mounts import Mount, read_mounts
+from bucketry.serve.mounts import Mount, read_mounts, read_names
 
 #: A line that names more is not read by anybody.
 _NAMED_MAX = 5
@@ -192,7 +192,7 @@ class _Search:
 
     def swap(self) -> list[str]:
         try:
-            lines = Path("/proc/swaps").read_text(errors="surrogateescape").splitlines()[1:]
+            lines = read_names(Path("/proc/swaps")).split("\n")[1:]
         except OSError:
             return []
         names = [line.split()[0].replace("\\040", " ") for line in lines if line.strip()]
@@ -225,7 +225,7 @@ def printable(text: str) -> str:
 def _loop_images() -> Iterator[tuple[str, str]]:
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            image = backing.read_text(errors="surrogateescape").rstrip("\n")
+            image = read_names(backing).removesuffix("\n")
         except OSError:
             continue  # it went away while we looked
         yield backing.parent.parent.name, image

@@ -47,7 +47,8 @@ class FuseSession:
 
     def mount(self) -> None:
         """Mount; from now on whoever looks there waits for ``serve``. Raises Busy (something is mounted there
-        already), NotFound, Invalid (not a directory), Unsupported (no /dev/fuse, no fusermount3), Denied."""
+        already), NotFound, Invalid (not a directory), Unsupported (no /dev/fuse, no fusermount3),
+        NotPermitted."""
         if self._connection is not None:
             raise Closed(f"{self._path}: a session mounts once")
         self._path = mounting.resolve(self._path)
