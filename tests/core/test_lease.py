@@ -29,7 +29,7 @@ OTHER = Holder(host="two", boot_id="b2 pid:[1]", pid=20, start_time=2000, token=
 JOURNAL = PendingJournal(
     tenure="fedcba9876543210" * 2,
     host="two",
-    directory="/var/cache/disk/journal",
+    directory="/var/cache/disk",
     epoch=17,
     pending_bytes=3 << 20,
     as_of="2026-11-21T19:40:00Z",

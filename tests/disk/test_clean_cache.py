@@ -1,5 +1,6 @@
 """The clean cache of a running disk, from one attachment to the next."""
 
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -108,3 +109,27 @@ async def test_a_cache_is_one_volumes_and_one_attachments(tmp_path: Path) -> Non
     with pytest.raises(Mismatch, match="belongs to another volume"):
         async with running(second, cache):
             pass
+
+
+async def test_after_a_restore_of_the_bucket_no_kept_hole_is_believed(tmp_path: Path) -> None:
+    """One machine keeps what is zero. The bucket goes back to an earlier copy, and another machine writes, so
+    that the count of holders is again what it was. The first machine reads what is there, and a small write
+    into such a block keeps the rest of it."""
+    path = tmp_path / "bucket"
+    bucket = await make_volume(path)
+    cache = tmp_path / "cache"
+    kept = CacheSettings(cache_dir=cache, exclusive=True, memory_bytes=1 << 20)
+    async with open_disk(bucket, VolumeSettings(), CacheSettings()) as disk:
+        await disk.write(0, TEXT)
+    shutil.copytree(path, tmp_path / "backup")
+    async with open_disk(bucket, VolumeSettings(), kept) as disk:
+        await disk.trim(0, disk.size_bytes)
+        await disk.extents(0, 1)
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "backup", path)
+    async with open_disk(bucket, VolumeSettings(), CacheSettings()) as disk:
+        await disk.write(BLOCK, TEXT)
+    async with open_disk(bucket, VolumeSettings(), kept) as disk:
+        await disk.write(BLOCK, b"T")
+        assert await disk.read(0, len(TEXT)) == TEXT
+        assert await disk.read(BLOCK, len(TEXT)) == b"T" + TEXT[1:]

@@ -60,7 +60,7 @@ async def has_mine(world: World) -> bool:
         return bytes(await disk.read(0, 4)) == b"mine"
 
 
-REFUSAL = r"flushed writes may be only in the journal in memory on .* \(.* not in the bucket at .*--cache-dir"
+REFUSAL = r"flushed writes may be only in the journal in memory on .* \(last heard of at .*--cache-dir"
 
 
 @pytest.mark.parametrize("durability", ["bucket"])

@@ -34,8 +34,8 @@ class PendingJournal:
 
     def __str__(self) -> str:
         return (
-            f"the journal in {self.directory} on {self.host} "
-            f"({format_size(self.pending_bytes)} not in the bucket at {self.as_of})"
+            f"the journal in {self.directory} on {self.host} (last heard of at {self.as_of}, when "
+            f"{format_size(self.pending_bytes)} of it were not in the bucket)"
         )
 
 

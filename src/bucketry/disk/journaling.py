@@ -143,7 +143,7 @@ class AttachedJournal:
         return PendingJournal(
             tenure=self.tenure,
             host=socket.gethostname(),
-            directory=printable_directory(self._directory),
+            directory=printable_directory(self._directory.removesuffix("/journal")),
             epoch=self.journal.reached,
             pending_bytes=self.journal.lag_bytes,
             as_of=as_of,
