@@ -199,6 +199,7 @@ BUGS = [
         "wait",
         "now - turn.seen_at >= RATE_MARGIN * lease.duration_seconds",
         "True",
+        found_at=2,
     ),
     Bug(
         "whoever takes a lease by force does not wait until its holder has stopped",
@@ -206,6 +207,7 @@ BUGS = [
         "settled_at",
         "if self.lease is None or self.has_stopped:",
         "if True:",
+        found_at=58,
     ),
     Bug(
         "whoever takes a lease by force waits for a quarter of what its holder needs",
@@ -213,6 +215,7 @@ BUGS = [
         "settled_at",
         "taken_at + RATE_MARGIN * self.lease.duration_seconds",
         "taken_at + self.lease.duration_seconds / 4",
+        found_at=124,
     ),
     Bug(
         "whoever takes a lease does not wait for those who had it before its holder",
@@ -220,6 +223,7 @@ BUGS = [
         "settled_without_holder",
         "RATE_MARGIN * self.lease.unsettled_seconds",
         "0.0",
+        found_at=189,
     ),
     Bug(
         "a renewed lease does not say any more that its holder waits",
@@ -227,6 +231,7 @@ BUGS = [
         "_renewed",
         "unsettled_seconds=self._unsettled_seconds",
         "unsettled_seconds=0.0",
+        found_at=189,
     ),
     Bug(
         "a holder that waits is let in before the others have stopped",
@@ -234,6 +239,7 @@ BUGS = [
         "settle",
         "while (left := self._settled_at - self._now()) > 0:",
         "while (left := 0.0) > 0:",
+        found_at=58,
     ),
     Bug(
         "a conditional put takes its own success for a conflict",
