@@ -336,7 +336,7 @@ class Journal:
             if self._committer is not None:
                 await asyncio.wait([self._committer])
             async with self._lock:
-                if empty:
+                if empty and (self._is_used or self._head_error is None):
                     # Without the URL, and with nothing sealed, it is one that older programs know.
                     identities = tuple(replace(each, url="") for each in self._head.identities)
                     await self._renew(identities, at_end=True)
