@@ -53,7 +53,8 @@ def test_many_rows_come_back(databases: Databases, is_full: bool) -> None:
         )
         assert answers[0]["rows"] == rows * len(tables)
         assert answers[1]["rows"] == 4000
-        assert answers[2]["counters"]["handle_reads"] > 100
+        # Each object has been read, and not only its beginning.
+        assert answers[2]["counters"]["handle_reads"] > 2 * len(names)
         assert (answers[3]["orphans"], answers[3]["missing"]) == ([], [])
         assert answers[3]["found"] == len(names)
 
