@@ -295,7 +295,9 @@ def identities(place: Place, found: Volume, lease: Lease | None) -> list[Journal
     if lease is None:
         return [_identity(place, found, "0")]
     if lease.journal is not None:
-        return [_identity(place, found, lease.journal.tenure)]
+        mine = _identity(place, found, lease.journal.tenure)
+        # Emptied at a clean end, and the lease was not given back any more.
+        return [mine, replace(mine, url="")]
     if lease.tenure:
         # Given back without a journal, or held without one: then what a journal has was given up.
         given_up = "" if lease.holder is None else ", which has no journal"
