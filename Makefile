@@ -126,6 +126,10 @@ SEED ?= 1
 crash: $(VENV)/stamp-check system-packages ## kill the serving process ROUNDS=200 times under load
 	BUCKETRY_CRASH_ROUNDS=$(ROUNDS) BUCKETRY_CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash/test_crash.py $(ARGS)
 
+.PHONY: unusual-hands
+unusual-hands: $(VENV)/stamp-check system-packages ## kill it ROUNDS=200 times, and attach as nobody should after each
+	BUCKETRY_CRASH_ROUNDS=$(ROUNDS) BUCKETRY_CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash/test_unusual_hands.py $(ARGS)
+
 # How long the bucket is away.
 SECONDS ?= 300
 

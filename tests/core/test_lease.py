@@ -31,6 +31,7 @@ JOURNAL = PendingJournal(
     host="two",
     directory="/var/cache/disk",
     epoch=17,
+    drained=15,
     pending_bytes=3 << 20,
     as_of="2026-11-21T19:40:00Z",
     token=8,

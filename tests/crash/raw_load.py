@@ -26,6 +26,8 @@ _HOLE_SHARE = 0.1
 _SECTORS_MAX = 64
 _PUNCH_HOLE = 0x02 | 0x01  # and FALLOC_FL_KEEP_SIZE
 _ZEROS = bytes(SECTOR)
+_fallocate = CDLL(None, use_errno=True).fallocate64
+_fallocate.argtypes = (c_int, c_int, c_int64, c_int64)
 #: What is told of an fsync that failed.
 FAILED = b"\xff\xff\xff\xff"
 
@@ -140,19 +142,21 @@ def _data(seed: int, operation: Operation) -> bytes:
     return b"".join(stamped(seed, operation.number, sector) for sector in sectors)
 
 
+def perform(file: int, seed: int, operation: Operation) -> None:
+    """Do an operation, but for its fsync. Raises OSError when the disk fails."""
+    offset, length = operation.first_sector * SECTOR, operation.sector_count * SECTOR
+    if not operation.is_hole:
+        assert os.pwrite(file, _data(seed, operation), offset) == length
+    elif _fallocate(file, _PUNCH_HOLE, offset, length) != 0:
+        raise OSError(get_errno(), "fallocate")
+
+
 def run(path: str, seed: int, region: range, count: int | None = None) -> None:
     """Do the first ``count`` operations, or all until the disk fails, which raises OSError. With ``count`` an
     fsync that fails is told (by -1) and tried again."""
-    fallocate = CDLL(None, use_errno=True).fallocate64
-    fallocate.argtypes = (c_int, c_int, c_int64, c_int64)
     file = os.open(path, os.O_RDWR)
     for operation in islice(operations(seed, region), count):
-        offset, length = operation.first_sector * SECTOR, operation.sector_count * SECTOR
-        if operation.is_hole:
-            if fallocate(file, _PUNCH_HOLE, offset, length) != 0:
-                raise OSError(get_errno(), "fallocate")
-        else:
-            assert os.pwrite(file, _data(seed, operation), offset) == length
+        perform(file, seed, operation)
         if operation.is_synced:
             while True:
                 try:

@@ -1,6 +1,8 @@
 """What all the crashes of a run came to: counted by each test worker, told at the end."""
 
-from dataclasses import astuple, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import pytest
@@ -11,16 +13,19 @@ _KEY = "bucketry_crash_totals"
 
 @dataclass
 class Totals:
-    """``acknowledged``: fsyncs that had returned; ``checked``: sectors and files that were compared."""
+    """``acknowledged``: fsyncs that had returned; ``checked``: sectors and files that were compared;
+    ``hands``: into which unusual hands it came what the killed processes left, and how often."""
 
     rounds: int = 0
     acknowledged: int = 0
     checked: int = 0
+    hands: Counter[str] = field(default_factory=Counter)
 
-    def add(self, rounds: int, acknowledged: int, checked: int) -> None:
+    def add(self, rounds: int, acknowledged: int, checked: int, hands: Mapping[str, int]) -> None:
         self.rounds += rounds
         self.acknowledged += acknowledged
         self.checked += checked
+        self.hands.update(hands)
 
 
 _TOTALS = pytest.StashKey[Totals]()
@@ -35,7 +40,7 @@ def crash_totals(request: pytest.FixtureRequest) -> Totals:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)
     if output is not None and (totals := session.config.stash.get(_TOTALS, None)) is not None:
-        output[_KEY] = astuple(totals)
+        output[_KEY] = (*astuple(totals)[:3], dict(totals.hands))
 
 
 # xdist's, when it is there.
@@ -53,3 +58,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             f"crashes: {totals.rounds} kills, {totals.acknowledged} fsyncs acknowledged before them, "
             f"{totals.checked} sectors and files compared"
         )
+        if totals.hands:
+            hands = ", ".join(f"{name} {count}" for name, count in sorted(totals.hands.items()))
+            terminalreporter.write_line(f"unusual hands: {hands}")

@@ -213,3 +213,27 @@ async def test_concurrent_operations_agree_with_an_array_of_bytes(seed: int) -> 
     async with a_disk(layout, memory_blocks=dice.choice([3, 6, 40])) as disk:
         await asyncio.gather(*(user(number, disk) for number in range(users)))
     assert b"".join(layout.blocks.get(n, bytes(BLOCK)) for n in range(BLOCKS)) == model
+
+
+async def test_a_flush_is_a_barrier_from_its_call_on() -> None:
+    """Whatever it has to find out before it returns: what is written meanwhile belongs to the next flush."""
+    layout = a_layout()
+    is_asked, may_return = asyncio.Event(), asyncio.Event()
+
+    async def assure() -> None:
+        is_asked.set()
+        await may_return.wait()
+
+    cache = BlockCache(layout, CacheSettings(memory_bytes=SIZE, write_delay_seconds=3600.0))
+    cache.start()
+    disk = Disk(cache, layout.geometry, assure=assure)
+    await disk.write(0, b"a" * BLOCK)
+    flush = asyncio.create_task(disk.flush())
+    await asyncio.sleep(0)
+    await disk.write(BLOCK, b"b" * BLOCK)
+    await is_asked.wait()
+    assert sorted(layout.blocks) == [0]
+    assert not flush.done()
+    may_return.set()
+    await flush
+    await cache.close()

@@ -6,11 +6,13 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from bucketry.codec.offload import inline
 from bucketry.core import lease as rules
+from bucketry.core.bytes_like import BytesLike
 from bucketry.core.journal import PAGE_BYTES, RECORD_BYTES
 from bucketry.core.names import LEASE_NAME, MOUNT_TOKEN_NAME
 from bucketry.disk import holding, lifecycle
@@ -101,6 +103,43 @@ async def test_the_other_durability_replays_it_first() -> None:
         assert (await holding.look(world.place())).journal is None
     async with world.opened(durability="bucket", has_directory=False) as disk:
         assert bytes(await disk.read(0, 4)) == b"mine"
+
+
+@pytest.mark.parametrize("durability", ["bucket", "journal"])
+@on_virtual_time
+async def test_an_attach_that_is_interrupted_while_it_uploads_keeps_the_journal(durability: str) -> None:
+    """As by SIGTERM, or a second one: the lease stays and names the journal, as long as that may hold what
+    the bucket lacks; and not any longer."""
+    world = await crashed_world()
+    put, is_uploading = world.faulty.put, asyncio.Event()
+
+    async def hang(key: str, data: BytesLike, **options: Any) -> str:
+        if not key.endswith((LEASE_NAME, MOUNT_TOKEN_NAME)):
+            is_uploading.set()
+            await asyncio.Event().wait()
+        return await put(key, data, **options)
+
+    async def attach() -> None:
+        async with world.opened(durability=durability):
+            pass
+
+    world.faulty.put = hang  # type: ignore[method-assign]
+    task = asyncio.create_task(attach())
+    await is_uploading.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    world.faulty.put = put  # type: ignore[method-assign]
+    with pytest.raises(JournalPending):
+        async with world.opened(durability="bucket", has_directory=False):
+            pass
+    assert await has_mine(world)
+    with pytest.raises(RuntimeError, match="after the upload"):
+        async with world.opened(durability=durability) as disk:
+            await disk.write(4, b"more")
+            await disk.flush()
+            raise RuntimeError("after the upload")
+    async with world.opened(durability="bucket", has_directory=False) as disk:
+        assert bytes(await disk.read(0, 8)) == b"minemore"
 
 
 @on_virtual_time
@@ -227,10 +266,11 @@ async def test_damage_to_the_last_flush_is_no_torn_end(after_seconds: float) -> 
             pass
 
 
+@pytest.mark.parametrize("is_flushed", [True, False])
 @on_virtual_time
-async def test_an_older_copy_of_the_directory_is_refused() -> None:
-    """A copy from before a later flush whose blocks are in the bucket would bring older bytes back over
-    them. It is kept."""
+async def test_an_older_copy_of_the_directory_is_refused(is_flushed: bool) -> None:
+    """A copy from before later writes that are in the bucket, flushed or not, would bring older bytes back
+    over them. It is kept."""
     world = await new_world()
     async with world.opened_and_killed() as disk:
         world.faulty.outage = True
@@ -239,7 +279,8 @@ async def test_an_older_copy_of_the_directory_is_refused() -> None:
         copy = killed(world.files)
         world.faulty.outage = False
         await disk.write(0, b"new!")
-        await disk.flush()
+        if is_flushed:
+            await disk.flush()
         await asyncio.sleep(7200.0)
         assert world.blocks()[0][:4] == b"new!"
     real, world.files = world.files, copy
@@ -252,6 +293,19 @@ async def test_an_older_copy_of_the_directory_is_refused() -> None:
     world.files = killed(real)
     async with world.opened() as disk:
         assert bytes(await disk.read(0, 4)) == b"new!"
+
+
+@on_virtual_time
+async def test_a_journal_that_was_emptied_and_a_lease_that_could_not_be_given_back_agree() -> None:
+    """At a clean end the journal is emptied first. When the lease cannot be given back after that, it still
+    names the journal: the next attach with it is not refused."""
+    world = await new_world()
+    async with world.opened() as disk:
+        await disk.write(0, b"mine")
+        await disk.flush()
+        held = {key: world.store.objects[f"vol/{key}"] for key in (LEASE_NAME, MOUNT_TOKEN_NAME)}
+    world.store.objects.update({f"vol/{key}": found for key, found in held.items()})
+    assert await has_mine(world)
 
 
 @on_virtual_time

@@ -27,6 +27,8 @@ class Bug:
         """While it lasts the bug is in this process. Fails when the place is not there any more."""
         found = inspect.getattr_static(self.owner, self.function)
         target = found.fget if isinstance(found, property) else found
+        if isinstance(target, classmethod):
+            target = target.__func__
         assert isinstance(target, FunctionType)
         source = textwrap.dedent(inspect.getsource(target))
         assert source.count(self.right) == 1, f"{self.function} has changed: {self.right!r} is not in it once"

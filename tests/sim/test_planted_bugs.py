@@ -4,14 +4,15 @@ import pytest
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
-from bucketry.cache import block_cache
+from bucketry.cache import block_cache, left_journal
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
+from bucketry.core import journal as core_journal
 from bucketry.core.block_table import BlockTable, Epoch
 from bucketry.core.lease import Turn, Watch
 from bucketry.core.zero_map import ZeroMap
-from bucketry.disk import journaling, lifecycle
+from bucketry.disk import holding, journaling, lifecycle
 from bucketry.disk.journaling import AttachedJournal
 from bucketry.disk.lease_keeper import LeaseKeeper
 from bucketry.disk.turn import _Watcher
@@ -277,16 +278,101 @@ BUGS = [
         "a journal is replayed over what somebody else has written",
         journaling,
         "_identity",
-        "generation=str(generation)",
+        "generation=generation",
         'generation="always the same"',
         found_at=116,
+    ),
+    Bug(
+        "an epoch goes to the bucket before that knows that the journal has it",
+        BlockCache,
+        "_is_known_to_bucket",
+        "oldest <= told.epoch or",
+        "oldest <= progress.epoch or",
+        found_at=96,
+    ),
+    Bug(
+        "an epoch that is not in the journal goes to the bucket before that knows that it has the older ones",
+        BlockCache,
+        "_is_known_to_bucket",
+        " and progress.drained <= told.drained",
+        "",
+        found_at=96,
+    ),
+    Bug(
+        "a journal of any tenure is replayed",
+        left_journal,
+        "check",
+        "elif not any(each in found for each in wanted):",
+        "elif False:",
+    ),
+    Bug(
+        "the journal of another place is replayed",
+        journaling,
+        "_identity",
+        "url=place.url",
+        'url=""',
+        found_at=6,
+    ),
+    Bug(
+        "a journal that ends before what the bucket knows of it is replayed",
+        left_journal,
+        "check",
+        "if reached is None or adopt or (",
+        "if True or (",
+    ),
+    Bug(
+        "the volume is taken without the journal that is pending",
+        LeaseKeeper,
+        "_check_journal",
+        "raise pending_journal(",
+        "pending_journal(",
+        found_at=265,
+    ),
+    Bug(
+        "who breaks the lease makes the journal forgotten",
+        holding,
+        "unlock",
+        "kept = None if found.journal is None else _KeptJournal(found, found.journal)",
+        "kept = None",
+    ),
+    Bug(
+        "an empty directory is taken for the journal",
+        Journal,
+        "open",
+        "may_be_new = reached is None or give_up or adopt",
+        "may_be_new = True",
+        found_at=79,
+    ),
+    Bug(
+        "a segment that is missing was never there",
+        core_journal,
+        "scan",
+        "    seed = checksum(head.salt)",
+        "    head = Head(head.counter, head.salt, head.identities, head.drained, head.passed, None)\n"
+        "    seed = checksum(head.salt)",
+    ),
+    Bug(
+        "the journal is left alone with durability bucket",
+        lifecycle,
+        "_drained",
+        "await _replay(place, attached, cache)",
+        "pass",
+        found_at=75,
+    ),
+    Bug(
+        "a number that repeats says who kept the zero map",
+        LeaseKeeper,
+        "_try_to_take",
+        "now = _stamp(self._utc_now())",
+        "now = _stamp(self._utc_now())\n    self.tenure = f'{1 if found is None else found.epoch + 1:032x}'",
+        found_at=65,
     ),
     Bug(
         "an epoch goes to the bucket before the journal says that it has the older ones",
         BlockCache,
         "_may_upload",
-        "if journal.is_settled(self._passed()) or self._is_unsettled:",
-        "if True:",
+        "if not journal.is_settled(self._passed()) and not self._is_unsettled:",
+        "if False:",
         found_at=275,
     ),
     Bug(
@@ -301,7 +387,7 @@ BUGS = [
         "an attach that could not replay gives the lease back",
         AttachedJournal,
         "owes",
-        "bool(self.epochs) and not self._is_replayed",
+        "not self._is_empty and self.journal.lag_epochs > 0",
         "False",
         found_at=378,
     ),

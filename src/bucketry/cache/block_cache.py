@@ -20,7 +20,7 @@ from bucketry.core.block_table import BlockTable, Version
 from bucketry.core.bytes_like import BytesLike
 from bucketry.core.error_cursor import ErrorCursor
 from bucketry.core.geometry import Extent, Geometry, Span
-from bucketry.core.journal import Kept, Passed
+from bucketry.core.journal import Kept, Passed, Progress
 from bucketry.core.parts import parts_max
 from bucketry.core.priority import Priority
 from bucketry.core.read_ahead import ReadAhead
@@ -69,8 +69,8 @@ class JournalOwner(Protocol):
     """What says in the bucket whose a journal is."""
 
     @property
-    def told_epoch(self) -> int:
-        """Up to which epoch the bucket knows that the journal has got."""
+    def told(self) -> Progress:
+        """How far the journal has got, as the bucket knows."""
         ...
 
     async def tell(self) -> None:
@@ -302,6 +302,8 @@ class BlockCache:
             return
         if not self._read_only:
             await self.drain()
+            if self._journal is not None:
+                self._journal.note_drained(self._table.journal_epoch)
         await self.abandon()
 
     async def is_in_journal(self) -> bool:
@@ -715,20 +717,22 @@ class BlockCache:
             return True
         if self._table.held and not self._is_recovering and not self._is_told_with_held(journal):
             return False
-        if not self._is_known_to_bucket(journal):
+        if not journal.is_settled(self._passed()) and not self._is_unsettled:
+            if self._settling is None:
+                self._settling = self._spawn(self._settle(journal))
             return False
-        if journal.is_settled(self._passed()) or self._is_unsettled:
-            return True
-        if self._settling is None:
-            self._settling = self._spawn(self._settle(journal))
-        return False
+        return self._is_known_to_bucket(journal)
 
     def _is_known_to_bucket(self, journal: Journal) -> bool:
-        """Whether the bucket knows that the journal has the oldest epoch, if it has. Before that nothing of
-        this epoch is uploaded: an older copy of the journal would be replayed over it."""
+        """Whether the bucket knows so much of the journal that no older copy of it could be replayed over
+        what is uploaded next: that it has the oldest epoch or, if it does not have that yet, that the bucket
+        has everything before it."""
         owner = self._journal_owner
+        if owner is None:
+            return True
         oldest = self._table.drained_epoch + 1
-        if owner is None or oldest > journal.reached or oldest <= owner.told_epoch:
+        progress, told = journal.progress, owner.told
+        if oldest <= told.epoch or (oldest > progress.epoch and progress.drained <= told.drained):
             return True
         if self._telling is None:
             self._telling = self._spawn(self._tell(owner))

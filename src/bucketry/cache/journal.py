@@ -64,6 +64,7 @@ from bucketry.core.journal import (
     JournalIdentity,
     Passed,
     Piece,
+    Progress,
     Scan,
     Tail,
     checksum,
@@ -209,7 +210,7 @@ class Journal:
         also: Sequence[JournalIdentity] = (),
         adopt: bool = False,
         give_up: bool = False,
-        reached: int | None = None,
+        reached: Progress | None = None,
         passed: Passed | None = None,
         size_bytes_max: int,
         offload: Offload,
@@ -219,7 +220,7 @@ class Journal:
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
         one where there is none. ``identity`` is what the bucket says; a journal of one of ``also`` will
-        do, and with ``adopt`` any of a volume of this size. ``reached`` is an epoch that the journal had, as
+        do, and with ``adopt`` any of a volume of this size. ``reached`` is how far the journal had got, as
         the bucket says (None: it knows of no journal); with ``give_up`` a new one may take its place.
         ``passed`` is what the bucket says that it has of it, instead of what the journal says. The files
         never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must
@@ -249,7 +250,7 @@ class Journal:
             sealed_from = None if key is None else life
             is_wanted = any(each in left.head.identities for each in wanted)
             if left.has_something or not may_be_new:
-                check(files, left, wanted, reached or 0, adopt=adopt)
+                check(files, left, wanted, reached, adopt=adopt)
             if left.has_something:
                 make_certain(files, left)
                 head = replace(
@@ -264,7 +265,7 @@ class Journal:
             else:
                 # Numbers of epochs go on, so that the bucket's word on how far it got stays true.
                 salt = random_bytes(_SALT_BYTES)
-                head = Head(life, salt, (identity,), left.reached, sealed_from=sealed_from)
+                head = Head(life, salt, (identity,), left.progress.epoch, sealed_from=sealed_from)
             heal_head(files, left)
             write_head(files, encode_head(head))
             return head, left if left.has_something else None, is_wanted
@@ -303,9 +304,15 @@ class Journal:
             del self._sizes[name]
 
     @property
-    def reached(self) -> int:
-        """An epoch that the journal will know of after a crash: the newest that is durable, or drained."""
-        return max(self._tail.newest_epoch, self._durable_drained, self._head.passed.epoch)
+    def progress(self) -> Progress:
+        """What the journal will know of itself after a crash, at least."""
+        drained = max(self._durable_drained, self._head.passed.epoch)
+        return Progress(max(self._tail.newest_epoch, drained), drained)
+
+    @property
+    def lag_epochs(self) -> int:
+        """How many epochs it has that the bucket is not known to have."""
+        return len(self._lag)
 
     @property
     def lag_bytes(self) -> int:
@@ -662,7 +669,7 @@ class Journal:
     async def _renew(self, identities: tuple[JournalIdentity, ...], *, at_end: bool = False) -> None:
         """A new head, under which all there is is void; ``at_end``: nothing more is written under it."""
         salt = self._random_bytes(_SALT_BYTES)
-        drained = max(self._drained, self.reached)
+        drained = max(self._drained, self.progress.epoch)
         life = self._head.counter + 1
         sealed_from = None if self._key is None or at_end else life
         await self._put_head(Head(life, salt, identities, drained, sealed_from=sealed_from))

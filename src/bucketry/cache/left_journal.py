@@ -26,6 +26,7 @@ from bucketry.core.journal import (
     Kind,
     Passed,
     Place,
+    Progress,
     Scan,
     SegmentFile,
     Walk,
@@ -152,7 +153,7 @@ async def peek(
     files: Files,
     wanted: Sequence[JournalIdentity],
     *,
-    reached: int | None,
+    reached: Progress | None,
     passed: Passed | None,
     offload: Offload,
     key: bytes | None = None,
@@ -167,7 +168,7 @@ async def peek(
                 raise missing(files)
             return None
         if left.has_something or reached is not None:
-            check(files, left, wanted, reached or 0, adopt=False)
+            check(files, left, wanted, reached, adopt=False)
         return left
 
     left = await offload(lambda: translated(files, begin))
@@ -248,9 +249,10 @@ class Left:
         return bool(self.scan.epochs) or self.scan.damage is not None
 
     @property
-    def reached(self) -> int:
-        """The newest epoch that it knows of."""
-        return max(self.scan.newest_epoch, self.scan.drained, self.head.drained, self.head.passed.epoch)
+    def progress(self) -> Progress:
+        """How far it had got, as far as it knows."""
+        drained = max(self.scan.drained, self.head.drained, self.head.passed.epoch)
+        return Progress(max(self.scan.newest_epoch, drained), drained)
 
 
 class Reader:
@@ -307,7 +309,9 @@ def look(files: Files) -> Left | None:
     return Left(head, bad_heads, found)
 
 
-def check(files: Files, left: Left, wanted: Sequence[JournalIdentity], reached: int, *, adopt: bool) -> None:
+def check(
+    files: Files, left: Left, wanted: Sequence[JournalIdentity], reached: Progress | None, *, adopt: bool
+) -> None:
     """Raises Mismatch or Corrupt unless what is there may be replayed; see ``Journal.open``."""
     found = left.head.identities
     if adopt:
@@ -317,12 +321,14 @@ def check(files: Files, left: Left, wanted: Sequence[JournalIdentity], reached: 
         raise Mismatch(_mismatch_line(files, left, wanted[0])) if left.has_something else missing(files)
     if left.scan.damage is not None:
         raise Corrupt(_damage_line(files, left.scan.damage))
-    if left.reached < reached and not adopt:
-        raise Mismatch(
-            f"the journal in {files.place} lacks flushes that it had: the volume knows of number {reached}, "
-            f"the journal ends with {left.reached}. It is an older copy of the directory, or its end is "
-            f"damaged; {_advice(files)}"
-        )
+    known = left.progress
+    if reached is None or adopt or (known.epoch >= reached.epoch and known.drained >= reached.drained):
+        return
+    raise Mismatch(
+        f"the journal in {files.place} lacks what it had: the volume knows of flush {reached.epoch} in it, "
+        f"and of {reached.drained} as uploaded, the journal of {known.epoch} and {known.drained}. It is an "
+        f"older copy of the directory, or its end is damaged; {_advice(files)}"
+    )
 
 
 def make_certain(files: Files, left: Left) -> None:

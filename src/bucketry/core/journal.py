@@ -148,6 +148,14 @@ class Passed:
                 yield start, end - start
 
 
+class Progress(NamedTuple):
+    """How far a journal has got, durably: it has had ``epoch``, and knows that the bucket has everything up
+    to ``drained``, but for what is kept. Both only grow, so a journal that knows less is an older copy."""
+
+    epoch: int
+    drained: int
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """``counter`` grows with each new head. ``identities``: one, or two while the generation is changed.

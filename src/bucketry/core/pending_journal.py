@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bucketry.core.journal import Progress
 from bucketry.core.units import format_size
 
 #: Linux's limit for a path (PATH_MAX).
@@ -19,18 +20,24 @@ _HOST_MAX = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingJournal:
-    """``tenure`` is the one under which it is written: its head says the same. ``epoch``: an epoch that it
-    holds durably, or held: a copy of the directory that does not know it is too old. ``pending_bytes``: what
-    it held and the bucket lacked at ``as_of`` (UTC, for people). ``token``: the mount token that keeps
-    s3backer away as long as the journal is pending."""
+    """``tenure`` is the one under which it is written: its head says the same. ``epoch`` and ``drained``: how
+    far it had got, as Progress has it; a copy of the directory that does not know that is too old.
+    ``pending_bytes``: what it held and the bucket lacked at ``as_of`` (UTC, for people). ``token``: the mount
+    token that keeps s3backer away as long as the journal is pending."""
 
     tenure: str
     host: str
     directory: str
     epoch: int
+    drained: int
     pending_bytes: int
     as_of: str
     token: int
+
+    @property
+    def progress(self) -> Progress:
+        """How far it had got."""
+        return Progress(self.epoch, self.drained)
 
     def __str__(self) -> str:
         return (
@@ -46,6 +53,7 @@ def pending_fields(pending: PendingJournal) -> dict[str, object]:
         "host": pending.host,
         "directory": pending.directory,
         "epoch": pending.epoch,
+        "drained": pending.drained,
         "pending_bytes": pending.pending_bytes,
         "as_of": pending.as_of,
         "token": pending.token,
@@ -61,6 +69,7 @@ def pending_from(fields: Any) -> PendingJournal:
         host=_text(fields, "host", _HOST_MAX),
         directory=_text(fields, "directory", _DIRECTORY_MAX),
         epoch=_whole(fields, "epoch"),
+        drained=_whole(fields, "drained"),
         pending_bytes=_whole(fields, "pending_bytes"),
         as_of=_text(fields, "as_of", _HOST_MAX),
         token=_whole(fields, "token"),

@@ -28,14 +28,14 @@ class Disk:
         companions: Mapping[str, Callable[[], Mapping[str, object]]] = MappingProxyType({}),
         grow: Grow | None = None,
         look_size: Callable[[], Awaitable[int]] | None = None,
-        before_flush: Callable[[], Awaitable[None]] | None = None,
+        assure: Callable[[], Awaitable[None]] | None = None,
         keep_damaged: Callable[[Geometry, int], Awaitable[str | None]] | None = None,
     ) -> None:
         """``companions``: whose statistics go with the disk's, by name. ``grow`` makes the volume and the
         cache larger; None: they cannot be. ``look_size`` tells what size the volume has by now.
-        ``before_flush`` raises what a flush is to raise instead of beginning. ``keep_damaged`` copies the
+        ``assure`` raises what a flush is to raise instead of promising anything. ``keep_damaged`` copies the
         object of a damaged block; its key, None when it is not damaged."""
-        self._before_flush = before_flush
+        self._assure = assure
         self._grow = grow
         self._keep_damaged = keep_damaged
         self._look_size = look_size
@@ -170,9 +170,10 @@ class Disk:
     async def flush(self, cursor: ErrorCursor | None = None) -> None:
         self._check_alive()
         if not self._read_only:
-            if self._before_flush is not None:
-                await self._before_flush()
+            # At once, whatever there is to wait for: what is written from now on is of the next epoch.
             await self._cache.flush(cursor)
+            if self._assure is not None:
+                await self._assure()
 
     def error_cursor(self) -> ErrorCursor:
         return self._cache.error_cursor()

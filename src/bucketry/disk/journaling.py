@@ -20,7 +20,7 @@ from bucketry.cache.journal_files import Files
 from bucketry.cache.left_journal import RecoveredEpoch, peek
 from bucketry.codec.encryption import BlockCipher
 from bucketry.codec.offload import Offload
-from bucketry.core.journal import JournalIdentity, Passed
+from bucketry.core.journal import JournalIdentity, Passed, Progress
 from bucketry.core.lease import Lease, was_renewed_lately
 from bucketry.core.pending_journal import PendingJournal, printable_directory
 from bucketry.core.units import format_size
@@ -65,7 +65,6 @@ class AttachedJournal:
         self.journal = journal
         #: What is to be replayed.
         self.epochs = epochs
-        self._is_replayed = False
         self._is_empty = False
         self._keeper: LeaseKeeper | None = None
 
@@ -94,7 +93,7 @@ class AttachedJournal:
             also=of_volume[1:],
             adopt=adopt,
             give_up=give_up,
-            reached=None if seen.journal is None else seen.journal.epoch,
+            reached=None if seen.journal is None else seen.journal.progress,
             passed=None if seen.lease is None else seen.lease.passed,
             size_bytes_max=size_bytes_max,
             offload=offload,
@@ -144,7 +143,8 @@ class AttachedJournal:
             tenure=self.tenure,
             host=socket.gethostname(),
             directory=printable_directory(self._directory.removesuffix("/journal")),
-            epoch=self.journal.reached,
+            epoch=self.journal.progress.epoch,
+            drained=self.journal.progress.drained,
             pending_bytes=self.journal.lag_bytes,
             as_of=as_of,
             token=self.token,
@@ -158,12 +158,9 @@ class AttachedJournal:
 
     @property
     def owes(self) -> bool:
-        """Whether the journal has something that nobody has taken over yet."""
-        return bool(self.epochs) and not self._is_replayed
-
-    def note_replayed(self) -> None:
-        """The cache has everything, and sees to it from now on."""
-        self._is_replayed = True
+        """Whether the journal has something that the bucket may lack: whatever ends the attachment, the lease
+        stays and names the journal."""
+        return not self._is_empty and self.journal.lag_epochs > 0
 
     async def confirm(self, keeper: LeaseKeeper) -> None:
         """The volume is held. Raises Busy when somebody has had it for a moment since ``open``."""
@@ -179,10 +176,10 @@ class AttachedJournal:
         )
 
     @property
-    def told_epoch(self) -> int:
-        """Up to which epoch the bucket knows that the journal has got."""
+    def told(self) -> Progress:
+        """How far the journal has got, as the bucket knows."""
         assert self._keeper is not None, "the volume is held"
-        return self._keeper.journal_epoch_told
+        return self._keeper.journal_told
 
     async def tell(self) -> None:
         """Let the bucket know how far the journal has got. Raises what a put raises, and Fenced."""
@@ -255,7 +252,7 @@ async def look_at_journal(
         epochs = await peek(
             files,
             wanted,
-            reached=None if pending is None else pending.epoch,
+            reached=None if pending is None else pending.progress,
             passed=passed,
             offload=offload,
             key=_key(cipher),

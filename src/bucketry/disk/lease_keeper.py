@@ -16,7 +16,7 @@ from typing import Any
 from bucketry.bucket.conditions import warn_once
 from bucketry.bucket.interface import Attributes, Bucket, Condition, IfAbsent, IfMatch
 from bucketry.core import lease as rules
-from bucketry.core.journal import Passed
+from bucketry.core.journal import Passed, Progress
 from bucketry.core.lease import Holder, Lease, State, Timing, Turn, Watch
 from bucketry.core.names import LEASE_NAME
 from bucketry.core.pending_journal import PendingJournal
@@ -177,10 +177,10 @@ class LeaseKeeper:
         return self._lease.epoch
 
     @property
-    def journal_epoch_told(self) -> int:
-        """The epoch that the lease says of our journal; 0: it says nothing of one."""
+    def journal_told(self) -> Progress:
+        """How far our journal has got, as the lease says."""
         journal = None if self._lease is None else self._lease.journal
-        return 0 if journal is None else journal.epoch
+        return Progress(0, 0) if journal is None else journal.progress
 
     @property
     def has_pending_journal(self) -> bool:

@@ -236,7 +236,7 @@ async def _attached(
             companions={"lease": keeper.statistics},
             grow=grow,
             # Without a journal it is the bucket that a flush waits for, and the fence that says so.
-            before_flush=None if attached is None else keeper.assure,
+            assure=None if attached is None else keeper.assure,
             keep_damaged=lambda geometry, block: keep_damaged(place.bucket, found, layout, geometry, block),
         )
         if keeper.is_lost:
@@ -285,7 +285,6 @@ async def _replay(place: Place, attached: AttachedJournal, cache: BlockCache) ->
         # Nothing is flushed: half an epoch in the bucket would be taken for the whole.
         await cache.abandon()
         raise
-    attached.note_replayed()
     if replayed_bytes:
         _log.warning("%s: replayed %s from the journal", place.url, format_size(replayed_bytes))
 

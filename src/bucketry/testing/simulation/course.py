@@ -32,6 +32,21 @@ class Act(Enum):
     FORCE = "is taken over by force"
 
 
+class Hand(Enum):
+    """What becomes of the journal that a process has left, before the right one attaches again."""
+
+    WITHOUT = "attaches without the journal's directory"
+    BUCKET = "attaches with durability bucket"
+    READER = "attaches read-only with the journal's directory"
+    OTHER_MACHINE = "attaches on another machine"
+    OLDER_COPY = "attaches with an older copy of the journal's directory"
+    DAMAGED = "attaches with a journal that lacks a file"
+    EMPTY = "attaches with an empty directory in the journal's place"
+    FOREIGN = "attaches with the journal of another volume"
+    COPIED_VOLUME = "attaches a copy of the volume with the journal"
+    RESTORED = "attaches after the bucket was restored from a copy"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Users:
     """Who works on the disk: ``count`` tasks, each with so many operations and up to so long pauses between
@@ -79,10 +94,17 @@ class Course:
     kept_blocks: int | None = None
     #: Entries of one page of a listing.
     page_entries: int = 1000
+    #: After each act; empty where a course has none at all.
+    unusual_hands: tuple[Hand | None, ...] = ()
 
     @property
     def block_count(self) -> int:
         return self.volume.size_bytes // self.volume.block_size_bytes
+
+    @property
+    def hands(self) -> tuple[Hand | None, ...]:
+        """What comes after each act, in place of the right process and before it."""
+        return self.unusual_hands or (None,) * len(self.acts)
 
     @property
     def is_calm(self) -> bool:
@@ -144,7 +166,8 @@ def draw(seed: int) -> Course:
     course = _with_journal(course, Random(f"journal {seed}"))  # noqa: S311
     course = _with_parts(course, Random(f"parts {seed}"))  # noqa: S311
     course = _with_more(course, Random(f"more {seed}"))  # noqa: S311
-    return _with_damage(course, Random(f"damage {seed}"))  # noqa: S311
+    course = _with_damage(course, Random(f"damage {seed}"))  # noqa: S311
+    return _with_hands(course, Random(f"unusual {seed}"))  # noqa: S311
 
 
 def _with_parts(course: Course, random: Random) -> Course:
@@ -236,6 +259,24 @@ def _with_damage(course: Course, random: Random) -> Course:
             capacity_bytes=random.choice([None, HEAD_BYTES + SEGMENT_BYTES_MIN, HEAD_BYTES + (48 << 10)]),
         ),
     )
+
+
+def _with_hands(course: Course, random: Random) -> Course:
+    """The same, at times, where something is kept locally: what a process has left comes into unusual hands
+    before the right one has it."""
+    if course.journal is None and not course.cache.exclusive:
+        return course
+    if random.random() < 0.5 or Act.FORCE in course.acts:
+        return course
+    if course.journal is None:
+        hands = random.choices([Hand.RESTORED, None], k=len(course.acts))
+    else:
+        hands = random.choices([*Hand, None], k=len(course.acts))
+        if random.random() < 0.5:
+            course = _with_crashes(course, random)
+            hands = random.choices([*Hand], k=len(course.acts))
+    quiet = (False,) * len(course.acts)
+    return replace(course, unusual_hands=tuple(hands), successors=quiet)
 
 
 def _draw_rates(random: Random, *, linger: bool) -> FaultRates:

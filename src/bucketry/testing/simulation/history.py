@@ -204,6 +204,17 @@ class History:
                         f"cell {other} has not what was there before it"
                     )
 
+    def check_not_older(self, block: int, numbers: Numbers, before: Numbers) -> None:
+        """No cell of a block is older than ``before``, as far as they tell."""
+        for index, (cell, number, earlier) in enumerate(
+            zip(self._cells(block), numbers, before, strict=True)
+        ):
+            versions = [version.number for version in cell.versions]
+            if number not in versions[versions.index(earlier) :]:
+                raise Violation(
+                    f"block {block}: cell {index} went back from {earlier}, as the bucket had it, to {number}"
+                )
+
     def _allowed_by(self, block: int, numbers: Numbers) -> list[tuple[int, int]]:
         known = self._allowed.get(block)
         if known is not None and known[0] == numbers:

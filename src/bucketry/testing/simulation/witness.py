@@ -5,7 +5,8 @@ says what the blocks may be, and nobody else may change one.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from bucketry.bucket.memory import MemoryStore
 from bucketry.codec.pipeline import BlockCodec
@@ -16,6 +17,20 @@ from bucketry.layout.mount_token import METADATA_NAME
 from bucketry.testing.simulation.cells import Cells, Numbers, Torn, show
 from bucketry.testing.simulation.history import History, Violation
 from bucketry.testing.simulation.machines import Process
+
+#: A put of the lease says what was so when it was made: it is tried again for some seconds (8, as the world
+#: has it), and a request takes 30 s at most.
+_TOLD_SECONDS = 45.0
+
+
+class JournalDirectory(Protocol):
+    """What a process has of a journal, see ``local_disk``."""
+
+    origin: "Session | None"
+    is_partial: bool
+    floor: int
+
+    def note_flushed(self, session: "Session", epoch: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +51,13 @@ class Session:
     journal: bool = False
     #: Whose writes its journal had when it began: their history is its own.
     recovers: "Session | None" = None
+    #: The journal's directory, None without one; and what it surely has, where that is not all.
+    directory: "JournalDirectory | None" = None
+    #: The blocks when it began.
+    content_at_begin: dict[int, Numbers] = field(default_factory=dict)
+    #: When its flushes returned, with their epochs, and up to which the bucket surely knows of them.
+    flushes: list[tuple[float, int]] = field(default_factory=list)
+    told: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -43,9 +65,9 @@ class Session:
 
 
 class Witness:
-    """``trace`` is told what happens; ``now`` is the true time; ``damaged`` tells which
-    objects were ever damaged on their way to a process, ``journal_of`` whose writes are in the journal that
-    a process finds on its machine (None: there are no journals)."""
+    """``trace`` is told what happens; ``now`` is the true time; ``damaged`` tells which objects were ever
+    damaged on their way to a process, ``directory_of`` the journal's directory that a process is given;
+    ``has_journals``: a flush may wait for one."""
 
     def __init__(
         self,
@@ -56,7 +78,8 @@ class Witness:
         *,
         now: Callable[[], float],
         damaged: Callable[[Process], Collection[str]],
-        journal_of: Callable[[Process], Session | None] | None,
+        directory_of: Callable[[Process], JournalDirectory | None],
+        has_journals: bool,
         trace: Callable[[str, str], None],
     ) -> None:
         self._store = store
@@ -65,7 +88,8 @@ class Witness:
         self._cells = cells
         self._now = now
         self._damaged = damaged
-        self._journal_of = journal_of
+        self._directory_of = directory_of
+        self._has_journals = has_journals
         self._trace = trace
         #: What the blocks in the store decode to; absent ones are not in it.
         self.content: dict[int, Numbers] = {}
@@ -77,10 +101,15 @@ class Witness:
         self.is_order_promised = True
         #: Set before a process takes the lease by force, for it to be known when it does.
         self.forced: set[Process] = set()
+        #: Processes that only break the lease: a pending journal stays so.
+        self.unlocking: set[Process] = set()
+        #: The first session since the store was restored from a copy.
+        self._first_index = 0
 
     @property
     def session(self) -> Session | None:
-        return self.sessions[-1] if self.sessions else None
+        """The last one, if the store has not been restored since."""
+        return self.sessions[-1] if len(self.sessions) > self._first_index else None
 
     def session_of(self, process: Process) -> Session | None:
         for session in reversed(self.sessions):
@@ -98,6 +127,8 @@ class Witness:
         """``process`` has put or deleted ``key``. Raises Violation."""
         self.change_count += 1
         name = key.removeprefix(self._names.prefix)
+        if process in self.unlocking and self._names.parse(key) is None:
+            return
         if name == LEASE_NAME:
             self._lease_changed(process)
         elif name == MOUNT_TOKEN_NAME:
@@ -122,11 +153,20 @@ class Witness:
             return
         if session is not None and session.holder == lease.holder and session.epoch <= lease.epoch:
             session.epoch = lease.epoch
+            self._note_told(session)
             return  # renewed, or counted up to disown a journal
         self._begin_session(process, lease.holder, lease.epoch)
 
+    def _note_told(self, session: Session) -> None:
+        """The bucket knows how far the journal had got when the put was made."""
+        if session.process.resumed_at:
+            return  # it may have stood still between that and sending it
+        told = [epoch for at, epoch in session.flushes if at <= self._now() - _TOLD_SECONDS]
+        session.told = max([session.told, *told])
+
     def _begin_session(self, process: Process, holder: Holder, epoch: int) -> None:
         before = self.session
+        directory = self._directory_of(process)
         settles = False
         if before is not None:
             is_taken = process in self.forced and before.process.is_alive and not before.released
@@ -136,14 +176,20 @@ class Witness:
             if epoch <= before.epoch:
                 raise Violation(f"the lease's epoch went from {before.epoch} to {epoch}")
         self._trace(process.name, f"has the lease (epoch {epoch})")
-        recovers = self._to_recover(process) if self._journal_of is not None and not settles else None
+        recovers = None if settles else self.to_recover(directory)
+        if before is not None and recovers is None and not settles and process not in self.forced:
+            self._check_nothing_is_left(process, before)
         if recovers is None:
             history = History(self._names.block_count, self._cells.count, self.content)
         else:
             history = recovers.history
         session = Session(process, holder, epoch, history, settles)
-        session.journal = self._journal_of is not None
+        session.journal = self._has_journals
         session.recovers = recovers
+        session.directory = directory
+        session.content_at_begin = dict(self.content)
+        if recovers is not None:
+            session.told = recovers.told
         self.sessions.append(session)
 
     def _end(self, session: Session) -> None:
@@ -169,31 +215,76 @@ class Witness:
             session = self.sessions[index - 1]
         return session
 
-    def _to_recover(self, process: Process) -> Session | None:
-        """The session whose journal may be replayed: nobody else has had the volume since."""
-        assert self._journal_of is not None
-        origin = self._journal_of(process)
+    def _check_nothing_is_left(self, process: Process, before: Session) -> None:
+        """Who takes the volume without the journal of the one before finds in the bucket what was flushed,
+        or nobody would know that anything is missing."""
+        if before.released or not self.is_certain(before):
+            return
+        try:
+            before.history.check_order(self.content, aside=self._aside(before))
+        except Violation as error:
+            raise Violation(f"{process.name} took the volume without its journal: {error}") from error
+
+    def to_recover(self, directory: JournalDirectory | None) -> Session | None:
+        """The session whose journal, in this directory, may be replayed: nobody else has had the volume
+        since."""
+        origin = None if directory is None else directory.origin
         if origin is None or origin.released:
             return None
-        since = self.sessions[self.sessions.index(origin) + 1 :]
-        is_ours = all(one.process.machine is process.machine and not one.released for one in since)
-        return origin if is_ours else None
-
-    def may_replay(self, process: Process) -> bool:
-        """Whether the journal that a process finds may be replayed."""
-        return self._journal_of is not None and self._to_recover(process) is not None
+        index = self.sessions.index(origin)
+        since = self.sessions[index + 1 :]
+        is_ours = all(one.directory is directory and not one.released for one in since)
+        return origin if is_ours and index >= self._first_index else None
 
     def recovered(self, session: Session, seen: Mapping[int, Numbers]) -> None:
         """A process that may have replayed a journal reads ``seen``. Raises Violation unless all that was
         flushed is there, and what else there is fits."""
         if self.is_certain(session):
+            history, aside = session.history, self._aside(session)
+            directory = session.directory
+            flushed = history.flushed
+            if directory is not None and directory.is_partial:
+                # An older copy, of which the bucket cannot know, may lack what the newest flushes had.
+                flushed = max(directory.floor, session.told)
             for block, numbers in seen.items():
-                session.history.check_block(block, numbers)
-            session.history.check_order(seen, aside=self._aside(session))
-            session.history = session.history.recovered(seen)
+                history.check_block(block, numbers)
+                if block not in aside:
+                    before = session.content_at_begin.get(block, self._cells.zeros)
+                    history.check_not_older(block, numbers, before)
+            history.check_order(seen, flushed=flushed, aside=aside)
+            session.history = history.recovered(seen)
         else:
             session.history = History(self._names.block_count, self._cells.count, {**self.content, **seen})
         self._check_order(session, self.content)
+
+    def shown(self, directory: JournalDirectory | None, seen: Mapping[int, Numbers]) -> None:
+        """Somebody who attached read-only, while nobody wrote, reads ``seen``. Raises Violation unless that
+        is what the bucket has and, with the right directory, all that was flushed."""
+        origin = self.to_recover(directory)
+        if origin is None:
+            if any(numbers != self.content.get(block, self._cells.zeros) for block, numbers in seen.items()):
+                raise Violation("what is shown is not what the bucket has")
+        elif self.is_certain(origin) and directory is not None and not directory.is_partial:
+            history = origin.history
+            for block, numbers in seen.items():
+                history.check_block(block, numbers)
+            history.check_order(seen, aside=self._aside(origin))
+
+    def restored(self) -> None:
+        """The store is what it was at some time: everything before that is over, and nobody's journal, map or
+        cache of what came after may be believed."""
+        self._first_index = len(self.sessions)
+        for session in self.sessions:
+            if not session.is_over:
+                session.content_at_end = dict(self.content)
+        self.change_count += 1
+        for block in range(self._names.block_count):
+            numbers = self._decode(block, self._names.key(block))
+            self._past.setdefault(block, []).append((self.change_count, numbers))
+            if numbers == self._cells.zeros:
+                self.content.pop(block, None)
+            else:
+                self.content[block] = numbers
 
     def _check_given_back(self, session: Session) -> None:
         if self.is_certain(session) and not session.settles:
@@ -281,6 +372,9 @@ class Witness:
     def flushed(self, session: Session, epoch: int) -> None:
         """A flush has returned well. Raises Violation if not everything from before it is in the store."""
         session.history.end_flush(epoch)
+        session.flushes.append((self._now(), epoch))
+        if session.directory is not None:
+            session.directory.note_flushed(session, epoch)
         if self.is_certain(session):
             content = self.content if session.content_at_end is None else session.content_at_end
             self._check_order(session, content)

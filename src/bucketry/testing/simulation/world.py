@@ -28,23 +28,23 @@ from bucketry.disk import lifecycle
 from bucketry.disk.holding import Place
 from bucketry.disk.interface import Device
 from bucketry.disk.lifecycle import Local
-from bucketry.errors import BucketryError, Closed, Fenced, JournalPending, Mismatch
+from bucketry.errors import BucketryError, Closed, Corrupt, Fenced, JournalPending, Mismatch
 from bucketry.layout import volume as volumes
 from bucketry.settings import CacheSettings, Secret, VolumeSettings
 from bucketry.testing.faulty_bucket import NO_FAULTS, FaultyBucket
 from bucketry.testing.simulation.cells import Cells, Numbers
-from bucketry.testing.simulation.course import Act, Course
+from bucketry.testing.simulation.course import Act, Course, Hand
+from bucketry.testing.simulation.hands import PREFIX, Hands, Manner
 from bucketry.testing.simulation.history import Violation
 from bucketry.testing.simulation.local_cache import LocalCache
-from bucketry.testing.simulation.local_disk import LocalDisk
+from bucketry.testing.simulation.local_disk import Directory, LocalDisk
 from bucketry.testing.simulation.machines import Process, SimulatedMachine, SimulationLoop
 from bucketry.testing.simulation.network import Line, Network, Observed
 from bucketry.testing.simulation.users import READ_SECONDS_MAX, Attachment, User, Waits, check_statistics
-from bucketry.testing.simulation.witness import Session, Witness
+from bucketry.testing.simulation.witness import Witness
 
 _T = TypeVar("_T")
 
-PREFIX = "vol/"
 SALT = f"bucket/{PREFIX}"
 PASSWORD = Secret("a password")
 #: As assemble's: lease and token are tried again for less than the time between two renewals.
@@ -70,31 +70,34 @@ class World:
         self._seed = seed
         self._loop = loop
         self._random = Random(f"world {seed}")  # noqa: S311 - to be repeated
-        self._store = MemoryStore()
-        self._network = Network(Random(f"network {seed}"), copy_context(), linger=course.linger)  # noqa: S311
-        self._machines = [SimulatedMachine(name, loop) for name in ("ant", "bee", "cow")]
-        self._geometry = Geometry(course.volume.size_bytes, course.volume.block_size_bytes)
-        self._cells = Cells(course.volume.block_size_bytes)
+        self.store = MemoryStore()
+        self.network = Network(Random(f"network {seed}"), copy_context(), linger=course.linger)  # noqa: S311
+        self.machines = [SimulatedMachine(name, loop) for name in ("ant", "bee", "cow")]
+        self.geometry = Geometry(course.volume.size_bytes, course.volume.block_size_bytes)
+        self.cells = Cells(course.volume.block_size_bytes)
         self._waits = Waits(loop.time)
         #: The local disks; none when nobody has a journal.
-        self._disks: dict[SimulatedMachine, LocalDisk] = {}
+        self.disks: dict[SimulatedMachine, LocalDisk] = {}
         if course.journal is not None:
-            for machine in self._machines:
+            for machine in self.machines:
                 random = Random(f"disk {seed} {machine.name}")  # noqa: S311 - to be repeated
-                self._disks[machine] = LocalDisk(course.journal, random)
+                self.disks[machine] = LocalDisk(course.journal, random)
         #: Where each machine keeps clean blocks; none when nobody does.
         self._caches: dict[SimulatedMachine, LocalCache] = {}
         if course.kept_blocks is not None:
-            for machine in self._machines:
+            for machine in self.machines:
                 self._caches[machine] = LocalCache(Random(f"cache {seed} {machine.name}"))  # noqa: S311
+        #: The journal's directory that a process was given last.
+        self._given: dict[Process, Directory | None] = {}
         self._faulty: list[tuple[Process, FaultyBucket]] = []
         self._control: list[tuple[Process, FaultyBucket]] = []
         self._cut: set[SimulatedMachine] = set()
         self._calm = False
         self._last_number = 0
         self._failed: asyncio.Future[None] = loop.create_future()
-        self._witness: Witness
+        self.witness: Witness
         self._processes: list[Process] = []
+        self._hands = Hands(self, Random(f"hands {seed}"))  # noqa: S311
 
     # -- telling ---------------------------------------------------------------------------------------------
 
@@ -114,15 +117,15 @@ class World:
 
     def _changed(self, process: Process, key: str) -> None:
         try:
-            self._witness.changed(process, key)
+            self.witness.changed(process, key)
         except Exception as error:  # noqa: BLE001 - it must not look like an answer of the store
             self.fail(error)
 
     def _damaged(self, process: Process) -> set[str]:
         return {key for reader, faulty in self._faulty if reader is process for key in faulty.damaged}
 
-    def _journal_of(self, process: Process) -> Session | None:
-        return self._disks[process.machine].origin
+    def _directory_of(self, process: Process) -> Directory | None:
+        return self._given.get(process)
 
     def _next_number(self) -> int:
         self._last_number += 1
@@ -130,7 +133,7 @@ class World:
 
     # -- what a process runs ---------------------------------------------------------------------------------
 
-    def _place(self, process: Process) -> Place:
+    def place(self, process: Process, prefix: str = PREFIX) -> Place:
         """As ``assemble.open_place``, on the simulated network."""
         course, name = self.course, f"{process.name} {len(self._faulty)}"
         fence = Fence()
@@ -147,14 +150,14 @@ class World:
             replace(retry, budget_seconds=min(_CONTROL_BUDGET_SECONDS, retry.budget_seconds)),
             random=Random(f"control {self._seed} {name}"),  # noqa: S311
         )
-        return Place(bucket, control, fence, PREFIX, SALT, process)
+        return Place(bucket, control, fence, prefix, SALT, process)
 
     def _bucket(self, process: Process, *, is_control: bool) -> Bucket:
         rates = NO_FAULTS if self._calm else self.course.rates
         if is_control:
             # What a bit that is wrong does to lease and token is for their own tests.
             rates = replace(rates, truncate=0.0, flip_bit=0.0)
-        store = MemoryBucket(self._store, page_count_max=self.course.page_entries)
+        store = MemoryBucket(self.store, page_count_max=self.course.page_entries)
         observed = Observed(store, lambda key: self._changed(process, key))
         faulty = FaultyBucket(
             observed, rates=rates, seed=hash_of(f"line {self._seed} {process.name} {len(self._faulty)}")
@@ -163,9 +166,9 @@ class World:
         self._faulty.append((process, faulty))
         if is_control:
             self._control.append((process, faulty))
-        return Line(faulty, self._network, process)
+        return Line(faulty, self.network, process)
 
-    def _asked(self, *, force: bool = False, read_only: bool = False) -> VolumeSettings:
+    def asked(self, *, force: bool = False, read_only: bool = False) -> VolumeSettings:
         wanted = self.course.volume
         password = PASSWORD if wanted.cipher else None
         if not self.course.is_s3backers:
@@ -181,44 +184,38 @@ class World:
             read_only=read_only,
         )
 
-    def _cache_settings(self, process: Process) -> CacheSettings:
+    def cache_settings(self, process: Process) -> CacheSettings:
         """A directory of its own for each attachment, with what the one before has left there."""
         settings = self.course.cache
         if self._caches:
             return replace(settings, cache_dir=self._caches[process.machine].directory_for(process))
         return settings
 
-    async def _offload(self, work: Callable[[], _T], /) -> _T:
+    async def offload(self, work: Callable[[], _T], /) -> _T:
         """As threads do: it is not done at once."""
         await asyncio.sleep(0)
         return work()
 
-    async def _write_for_a_while(
-        self, process: Process, attached: asyncio.Event, *, force: bool, check: bool
-    ) -> None:
+    async def _write_for_a_while(self, process: Process, attached: asyncio.Event, manner: Manner) -> None:
         """The program of a process that tries until it has the volume, works on it and closes it."""
         dice = Random(f"process {self._seed} {process.name}")  # noqa: S311
         try:
             attempts = 0
+            force = manner.force
             while not attached.is_set():
                 attempts += 1
                 # A mount token whose put arrived late, after it had been deleted, is nobody's: who knows that
                 # unlocks the volume.
                 force = force or (self.course.linger and attempts > _PATIENCE)
                 try:
-                    if force:
-                        self._witness.forced.add(process)
-                    await self._attach_and_work(process, attached, dice, force=force, check=check)
+                    await self.attach_and_work(process, attached, dice, replace(manner, force=force))
                 except BucketryError as error:
-                    self.trace(process.name, f"ends with {type(error).__name__}: {error}")
-                    self.events[type(error).__name__] += 1
+                    self.note_end(process, error)
                     if isinstance(error, Fenced):
                         force = False  # somebody else has taken it from us
-                    # A block that comes cut short may tell another block size, where only blocks tell it.
-                    if isinstance(error, JournalPending) or _MISSING in str(error):
-                        force = force or self._gives_up_pending()
-                    elif isinstance(error, Mismatch) and "journal" in str(error):
-                        self._give_up_journal(process)
+                    if self.is_refusal(error):
+                        self.check_refusal(process, error)
+                        force = self._decide(process, error) or force
                     if attached.is_set():
                         if self.course.is_calm:
                             raise Violation(f"{process.name} failed without a cause: {error}") from error
@@ -227,76 +224,123 @@ class World:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
             self.fail(error)
 
-    async def _attach_and_work(
-        self, process: Process, attached: asyncio.Event, dice: Random, *, force: bool, check: bool
+    async def attach_and_work(
+        self, process: Process, attached: asyncio.Event, dice: Random, manner: Manner
     ) -> None:
-        self.trace(process.name, "tries to attach" + (" by force" if force else ""))
+        """Attach, work for a while and close. Raises what an attach raises, and the closing."""
+        if manner.force:
+            self.witness.forced.add(process)
+        self.trace(process.name, "tries to attach" + (" by force" if manner.force else ""))
+        settings = self.cache_settings(process)
+        if manner.durability is not None:
+            settings = replace(settings, durability=manner.durability)
         async with lifecycle.opened(
-            self._place(process),
-            self._asked(force=force),
-            self._cache_settings(process),
-            offload=self._offload,
+            self.place(process),
+            self.asked(force=manner.force),
+            settings,
+            offload=self.offload,
             uploads_max=max(1, self.course.limits.requests_max * 3 // 4),
-            local=self._local(process),
-            cache_offload=self._offload if self._caches else None,
+            local=self.local(process, manner),
+            cache_offload=self.offload if self._caches else None,
         ) as disk:
-            session = self._witness.session_of(process)
+            session = self.witness.session_of(process)
             assert session is not None, "who is attached has the lease"
-            self._witness.settled(session)
+            self.witness.settled(session)
+            session.journal = settings.durability == "journal"
             if session.recovers is not None:
                 self.events["journals taken over"] += 1
-                self._witness.recovered(session, await self._read_all(disk))
-            if self._disks:
-                self._disks[process.machine].origin = session
+                self.witness.recovered(session, await self.read_all(disk))
+            directory = self._given[process]
+            if directory is not None:
+                directory.origin = session if session.journal else None
+                directory.is_partial = False
             attached.set()
             self.events["attachments"] += 1
             self.trace(process.name, "is attached")
             may_fail = not self.course.is_calm
             attachment = Attachment(process, disk, session, may_fail)
-            if check:
+            if manner.check:
                 await self._check_everything(attachment)
             async with asyncio.TaskGroup() as group:
                 for index in range(self.course.users.count):
                     group.create_task(self._use(self._user(process, index), attachment))
             self.trace(process.name, "closes")
-        if session is self._witness.session and not session.released:
+        if session is self.witness.session and not session.released:
             raise Violation(f"{process.name} closed, and the lease was not given back")
         self.trace(process.name, "has closed")
         self.events["closed"] += 1
 
-    def _local(self, process: Process) -> Local | None:
-        if not self._disks:
+    def local(self, process: Process, manner: Manner) -> Local | None:
+        """What the process has on local disk: as a rule what lies there under the name of the directory."""
+        self._given[process] = None
+        if not self.disks or not manner.has_directory:
             return None
-        disk = self._disks[process.machine]
-        return Local(lambda: disk.open(process), lambda: True, disk.offload)
+        disk = self.disks[process.machine]
+        directory = disk.directory
+        self._given[process] = directory
+        return Local(lambda: disk.open(directory, process), lambda: directory.is_there, disk.offload)
 
-    def _gives_up_pending(self) -> bool:
-        """Whether who runs the machines decides to do without a journal that is on another one, or lost: not
-        while the process that has it lives."""
-        session = self._witness.session
-        if session is not None and (session.released or session.is_over):
-            raise Violation("a journal is said to be pending of a volume that was given back")
-        gives_up = session is None or not session.process.is_alive
-        self.events["pending journals given up"] += gives_up
-        return gives_up
+    def note_end(self, process: Process, error: BucketryError) -> None:
+        """An attachment, or an attempt at one, has ended so."""
+        self.trace(process.name, f"ends with {type(error).__name__}: {error}")
+        self.events[type(error).__name__] += 1
 
-    def _give_up_journal(self, process: Process) -> None:
-        """It was refused: somebody else has had the volume since. Whose it is decides to do without it."""
+    def is_refusal(self, error: BucketryError) -> bool:
+        """Whether an attach was refused for the sake of a journal."""
+        # A block that comes cut short may tell another block size, where only blocks tell it.
+        is_of_journal = isinstance(error, Mismatch | Corrupt) and "journal" in str(error)
+        return isinstance(error, JournalPending) or is_of_journal
+
+    def is_of_pending(self, error: BucketryError) -> bool:
+        """Whether it was refused because the bucket knows of a journal that is not there."""
+        return isinstance(error, JournalPending) or _MISSING in str(error)
+
+    def check_refusal(self, process: Process, error: BucketryError) -> None:
+        """Raises Violation when an attach should not have been refused."""
         assert self.course.journal is not None
+        session = self.witness.session
+        if session is not None and (session.released or session.is_over) and self.is_of_pending(error):
+            raise Violation("a journal is said to be pending of a volume that was given back")
+        directory = self._given[process]
         # One that could not be emptied at a clean end may be refused: everything is in the bucket.
-        if self._witness.may_replay(process) and not self.course.journal.fail:
-            raise Violation(f"{process.name}: a journal was refused that nobody has come between")
-        self.events["journals refused"] += 1
-        self._disks[process.machine].lose()
+        if self.course.journal.fail or directory is None or directory.is_partial:
+            return
+        if self.witness.to_recover(directory) is not None:
+            raise Violation(f"{process.name}: a journal was refused that nobody has come between: {error}")
 
-    async def _read_all(self, disk: Device) -> dict[int, Numbers]:
+    def _decide(self, process: Process, error: BucketryError) -> bool:
+        """What who runs the machines does about a refusal; whether he uses force."""
+        session = self.witness.session
+        if not self.is_of_pending(error):
+            # Somebody else has had the volume since, or it is no whole journal.
+            self.events["journals refused"] += 1
+            if not self._puts_right(process):
+                self.disks[process.machine].lose()
+            return False
+        # Another machine has it, or it is lost. Nobody is robbed of it as long as he lives.
+        if (session is not None and session.process.is_alive) or self._puts_right(process):
+            return False
+        self.events["pending journals given up"] += 1
+        return True
+
+    def _puts_right(self, process: Process) -> bool:
+        """Whether the journal that is missed lay elsewhere on this machine, and is in its place now."""
+        disk = self.disks[process.machine]
+        for directory in disk.shelf:
+            if not directory.is_partial and self.witness.to_recover(directory) is not None:
+                disk.put(directory)
+                self.events["journals put back"] += 1
+                return True
+        return False
+
+    async def read_all(self, disk: Device) -> dict[int, Numbers]:
         """What a disk holds, as long as it takes."""
-        size = self._geometry.block_size_bytes
+        size = self.geometry.block_size_bytes
         seen: dict[int, Numbers] = {}
-        while len(seen) < self._geometry.block_count:
+        while len(seen) < self.geometry.block_count:
             block = len(seen)
             try:
-                seen[block] = self._cells.numbers(0, await disk.read(block * size, size))
+                seen[block] = self.cells.numbers(0, await disk.read(block * size, size))
             except (Fenced, Closed):
                 raise
             except BucketryError:
@@ -314,9 +358,9 @@ class World:
             f"{process.name}.{index}",
             Random(f"user {self._seed} {process.name} {index}"),  # noqa: S311
             self.course.users,
-            self._geometry,
-            self._cells,
-            self._witness,
+            self.geometry,
+            self.cells,
+            self.witness,
             self._waits,
             next_number=self._next_number,
             trace=self.trace,
@@ -324,46 +368,46 @@ class World:
 
     async def _check_everything(self, at: Attachment) -> None:
         """Who attaches when nothing is wrong reads what the store has."""
-        size = self._geometry.block_size_bytes
-        before = dict(self._witness.content)
-        for block in range(self._geometry.block_count):
-            reading = at.session.history.begin_read(block, 0, self._cells.count)
+        size = self.geometry.block_size_bytes
+        before = dict(self.witness.content)
+        for block in range(self.geometry.block_count):
+            reading = at.session.history.begin_read(block, 0, self.cells.count)
             data = await self._waits.limited(
                 at.process, f"read of {block}", READ_SECONDS_MAX, at.disk.read(block * size, size)
             )
-            at.session.history.check_read(reading, self._cells.numbers(0, data))
-        if before != self._witness.content and not at.session.journal:
+            at.session.history.check_read(reading, self.cells.numbers(0, data))
+        if before != self.witness.content and not at.session.journal:
             raise Violation("reading changed the store")
         check_statistics(at.disk, is_flushed=not at.session.journal)
 
     async def _read_for_a_while(self, process: Process) -> None:
         """The program of a process that attaches read-only."""
         dice = Random(f"reader {self._seed} {process.name}")  # noqa: S311
-        size = self._geometry.block_size_bytes
+        size = self.geometry.block_size_bytes
         try:
-            since = self._witness.change_count
+            since = self.witness.change_count
             async with lifecycle.opened(
-                self._place(process),
-                self._asked(read_only=True),
-                self._cache_settings(process),
-                offload=self._offload,
+                self.place(process),
+                self.asked(read_only=True),
+                self.cache_settings(process),
+                offload=self.offload,
                 uploads_max=1,
-                cache_offload=self._offload if self._caches else None,
+                cache_offload=self.offload if self._caches else None,
             ) as disk:
                 self.events["readers"] += 1
                 for _ in range(20):
                     await asyncio.sleep(dice.uniform(0, self.course.users.pause_max_seconds))
-                    block = dice.randrange(self._geometry.block_count)
+                    block = dice.randrange(self.geometry.block_count)
                     try:
                         data = await self._waits.limited(
                             process, f"read of {block}", READ_SECONDS_MAX, disk.read(block * size, size)
                         )
-                        numbers = self._cells.numbers(0, data)
+                        numbers = self.cells.numbers(0, data)
                     except BucketryError as error:
                         if self.course.is_calm:
                             raise Violation(f"{process.name} failed without a cause: {error}") from error
                         continue
-                    if not self._witness.was_seen(block, 0, numbers, since):
+                    if not self.witness.was_seen(block, 0, numbers, since):
                         raise Violation(f"{process.name} read block {block} as it never was: {numbers}")
         except BucketryError as error:
             self.trace(process.name, f"ends with {type(error).__name__}: {error}")
@@ -390,10 +434,10 @@ class World:
             for task in (director, watchdog):
                 task.cancel()
             await asyncio.gather(director, watchdog, return_exceptions=True)
-            await self._network.wait_quiet()
+            await self.network.wait_quiet()
             for process in self._processes:
                 await process.bury()
-            await self._network.wait_quiet()
+            await self.network.wait_quiet()
             for cache in self._caches.values():
                 cache.remove()
 
@@ -403,16 +447,16 @@ class World:
             assert isinstance(figures, Mapping)
             self.events.update(figures["faults"])
             self.events["requests"] += int(str(figures["requests"]))
-        self.events["requests dropped on the way"] += self._network.dropped_count
-        self.events["requests timed out"] += self._network.timeout_count
-        self.events["requests applied after their time"] += self._network.lingered_count
+        self.events["requests dropped on the way"] += self.network.dropped_count
+        self.events["requests timed out"] += self.network.timeout_count
+        self.events["requests applied after their time"] += self.network.lingered_count
 
     async def _create(self) -> None:
-        bucket = MemoryBucket(self._store)
+        bucket = MemoryBucket(self.store)
         place = Place(bucket, bucket, Fence(), PREFIX, SALT)
         password = PASSWORD if self.course.volume.cipher else None
         if self.course.is_s3backers:
-            made = await volumes.detect(bucket, PREFIX, self._asked(), salt=SALT, allow_empty=True)
+            made = await volumes.detect(bucket, PREFIX, self.asked(), salt=SALT, allow_empty=True)
         else:
             made = await lifecycle.create(place, self.course.volume, password)
         codec = BlockCodec(
@@ -421,18 +465,19 @@ class World:
             cipher=await volumes.unlock(bucket, made, password),
             volume_id=made.volume_id,
         )
-        names = BlockNames(PREFIX, self._geometry.block_count, made.format.block_hash_prefix)
-        self._witness = Witness(
-            self._store,
+        names = BlockNames(PREFIX, self.geometry.block_count, made.format.block_hash_prefix)
+        self.witness = Witness(
+            self.store,
             names,
             codec,
-            self._cells,
+            self.cells,
             now=self._loop.time,
             damaged=self._damaged,
-            journal_of=None if self.course.journal is None else self._journal_of,
+            directory_of=self._directory_of,
+            has_journals=self.course.journal is not None,
             trace=self.trace,
         )
-        self._witness.is_order_promised = not self.course.linger
+        self.witness.is_order_promised = not self.course.linger
 
     async def _watch(self) -> None:
         while True:
@@ -440,13 +485,15 @@ class World:
             self._waits.check()
 
     async def _direct(self) -> None:
-        machine = self._machines[0]
+        machine = self.machines[0]
         writer, attached = self._start_writer(machine)
-        for act, is_early, has_reader in zip(
-            self.course.acts, self.course.successors, self.course.readers, strict=True
+        for act, is_early, has_reader, hand in zip(
+            self.course.acts, self.course.successors, self.course.readers, self.course.hands, strict=True
         ):
+            if hand is Hand.RESTORED:
+                self._hands.copy_store()
             await self._wait_attached(writer, attached)
-            next_machine = self._random.choice([one for one in self._machines[:2] if one is not machine])
+            next_machine = self._random.choice([one for one in self.machines[:2] if one is not machine])
             if act is Act.FORCE:
                 writer, attached = await self._force(writer, next_machine)
                 machine = writer.machine
@@ -464,10 +511,12 @@ class World:
                 writer, attached = early
             else:
                 if self.course.journal is None or not self.course.journal.stays:
-                    machine = self._random.choice(self._machines[:2])
+                    machine = self._random.choice(self.machines[:2])
                 # What a process of this machine sent just before it died arrives before the next one starts:
                 # a client cannot know better (see bucketry.bucket.retrying).
-                await self._network.wait_quiet(writer)
+                await self.network.wait_quiet(writer)
+                if hand is not None:
+                    machine = await self._hands.act(hand, writer.machine)
                 writer, attached = self._start_writer(machine)
         await self._wait_attached(writer, attached)
         await writer.stopped.wait()
@@ -476,8 +525,8 @@ class World:
     async def _end_well(self) -> None:
         """The faults end; somebody attaches, finds everything and closes."""
         self._calm = True
-        await self._network.wait_quiet()
-        writer, attached = self._start_writer(self._machines[0], check=True)
+        await self.network.wait_quiet()
+        writer, attached = self._start_writer(self.machines[0], check=True)
         await self._wait_attached(writer, attached)
         await writer.stopped.wait()
         for process in self._processes:
@@ -487,16 +536,16 @@ class World:
     def _start_writer(
         self, machine: SimulatedMachine, *, force: bool = False, check: bool = False
     ) -> tuple[Process, asyncio.Event]:
-        process = self._start(machine)
+        process = self.start_process(machine)
         attached = asyncio.Event()
-        process.run(self._write_for_a_while(process, attached, force=force, check=check))
+        process.run(self._write_for_a_while(process, attached, Manner(force=force, check=check)))
         return process, attached
 
     def _start_reader(self) -> None:
-        process = self._start(self._machines[2])
+        process = self.start_process(self.machines[2])
         process.run(self._read_for_a_while(process))
 
-    def _start(self, machine: SimulatedMachine) -> Process:
+    def start_process(self, machine: SimulatedMachine) -> Process:
         process = machine.start_process()
         process.on_crash = self._crashed
         self._processes.append(process)
@@ -504,7 +553,7 @@ class World:
 
     def _crashed(self, process: Process) -> None:
         self.trace(process.name, "has crashed")
-        self._network.cut(process)
+        self.network.cut(process)
 
     async def _wait_attached(self, process: Process, attached: asyncio.Event) -> None:
         seconds = _ATTACH_SECONDS_MAX
@@ -519,7 +568,7 @@ class World:
         self.events[act.value] += 1
         random, machine = self._random, writer.machine
         if act is Act.KILL or (act is Act.POWER and random.random() < 0.5):
-            writer.interrupt(self._some_steps(), lambda: self._strike(act, writer))
+            writer.interrupt(self.some_steps(), lambda: self._strike(act, writer))
             return
         await asyncio.sleep(random.expovariate(1.0) * self.course.users.pause_max_seconds)
         match act:
@@ -543,15 +592,15 @@ class World:
         process.machine.lose_power()
         if self._caches:
             self._caches[process.machine].lose_power()
-        if self._disks:
-            disk = self._disks[process.machine]
+        if self.disks:
+            disk = self.disks[process.machine]
             if self._random.random() < 0.3:
                 self.events["local disks lost"] += 1
                 disk.lose()
             else:
                 disk.lose_power()
 
-    def _some_steps(self) -> int:
+    def some_steps(self) -> int:
         """From the next step to as many as a process makes in a short life."""
         return int(10 ** self._random.uniform(0.0, 3.5))
 
@@ -563,7 +612,7 @@ class World:
         if self._random.random() < 0.5:
             process.pause()
         else:
-            process.interrupt(self._some_steps(), process.pause)
+            process.interrupt(self.some_steps(), process.pause)
             await process.halted.wait()
         self.trace(process.name, f"stands still for {seconds:.0f} s")
         await asyncio.sleep(seconds)
@@ -620,10 +669,10 @@ class World:
             await asyncio.sleep(random.uniform(0, 90))
             if kind == "dies":
                 usurper.crash()
-                await self._network.wait_quiet(usurper)
+                await self.network.wait_quiet(usurper)
                 usurper, attached = self._start_writer(machine)
             else:
-                usurper, attached = self._start_writer(self._machines[2], force=True)
+                usurper, attached = self._start_writer(self.machines[2], force=True)
         await self._wait_attached(usurper, attached)
         for trouble in (resumes, cannot_renew):
             if trouble is not None:
