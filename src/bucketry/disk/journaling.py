@@ -11,7 +11,6 @@ its directory is refused. A lease that was given back without a record says that
 """
 
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -141,7 +140,7 @@ class AttachedJournal:
             return None
         return PendingJournal(
             tenure=self.tenure,
-            host=socket.gethostname(),
+            host=self._place.machine.this_process(self.token).host,
             directory=printable_directory(self._directory.removesuffix("/journal")),
             epoch=self.journal.progress.epoch,
             drained=self.journal.progress.drained,
