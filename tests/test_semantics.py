@@ -9,6 +9,11 @@ ROOT = Path(__file__).parents[1]
 
 #: The first words of each promise, and tests that fail when it is broken.
 HELD_BY = {
+    "A block is zero, and an object absent": [
+        "bucket/test_objects.py::test_not_found_of_a_load_balancer",
+        "bucket/test_objects.py::test_head_says_not_found_and_get_has_it",
+        "bucket/test_objects.py::test_a_store_that_is_away_behind_its_load_balancer",
+    ],
     "When `fsync`, `fdatasync`, `close`, `flush` or `umount` returns": [
         "cache/test_block_cache.py::test_flush_waits_for_uploads_already_under_way",
         "cache/test_block_cache.py::test_flush_waits_for_a_rewrite_during_the_upload",

@@ -87,6 +87,8 @@ def test_answers(status: int, code: str, kind: type[BucketryError]) -> None:
             Unavailable,
             "too many open files in this process",
         ),
+        ("source: Header { source: MissingContentLength }", Unavailable, "no Content-Length"),
+        ("Received redirect without LOCATION ... inner: BareRedirect", Invalid, "give its region"),
         ("something that nobody has seen yet", Unavailable, "failed"),
     ],
 )

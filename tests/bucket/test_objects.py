@@ -3,7 +3,7 @@ the contract."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -310,6 +310,106 @@ async def test_head_says_too_little(listing: Answer, error: type[BucketryError])
             with pytest.raises(BucketryError) as caught:
                 await bucket.head("key")
     assert type(caught.value) is error
+
+
+def _listing(*keys: str) -> Answer:
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2026-10-21T07:28:00Z</LastModified><Size>5</Size>"
+        "<ETag>x</ETag></Contents>"
+        for key in keys
+    )
+    return Answer(200, f"<ListBucketResult>{contents}</ListBucketResult>".encode())
+
+
+#: What a load balancer says that has no server behind it.
+_NOBODY = Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
+
+_REQUESTS: dict[str, Callable[[Bucket, str], Awaitable[object]]] = {
+    "get": lambda bucket, key: bucket.get(key),
+    "get a range": lambda bucket, key: bucket.get(key, byte_range=ByteRange(0, 2)),
+    "head": lambda bucket, key: bucket.head(key),
+    "delete": lambda bucket, key: bucket.delete(key),
+    "put": lambda bucket, key: bucket.put(key, b"data"),
+    "put a new one": lambda bucket, key: bucket.put(key, b"data", condition=IfAbsent()),
+    "put over": lambda bucket, key: bucket.put(key, b"data", condition=IfMatch("x")),
+}
+
+
+@pytest.mark.parametrize("key", ["d/key", "key", "d/k"])
+@pytest.mark.parametrize("request_name", _REQUESTS)
+async def test_not_found_of_a_load_balancer(request_name: str, key: str) -> None:
+    """Only the store's word makes an object absent, deleted or overtaken: while something else says 404 and
+    the object is listed, it is to be tried again."""
+    listing = _listing(key[:-1] + "-", key)
+    with serve(lambda request: listing if "list-type" in request.path else _NOBODY) as server:
+        async with _bucket(server) as bucket:
+            with pytest.raises(Unavailable, match="HTTP 404"):
+                await _REQUESTS[request_name](bucket, key)
+
+
+@pytest.mark.parametrize(
+    ("request_name", "error"),
+    [
+        ("get", NotFound),
+        ("get a range", NotFound),
+        ("head", NotFound),
+        ("delete", None),
+        ("put", Unavailable),
+        ("put a new one", Unavailable),
+        ("put over", PreconditionFailed),
+    ],
+)
+async def test_not_found_without_a_code(request_name: str, error: type[BucketryError] | None) -> None:
+    """From a store that gives none it is believed when a listing has no such object."""
+    listing = _listing("d/key-", "d/key/x", "d/key0")
+    with serve(lambda request: listing if "list-type" in request.path else Answer(404)) as server:
+        async with _bucket(server) as bucket:
+            found: BaseException | None = None
+            try:
+                await _REQUESTS[request_name](bucket, "d/key")
+            except BucketryError as raised:
+                found = raised
+    assert (None if found is None else type(found)) is error
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_OBJECT, Answer(416), Answer(206, b"h", {**_OBJECT.headers, "Content-Range": "bytes 0-0/5"})],
+)
+async def test_head_says_not_found_and_get_has_it(answer: Answer) -> None:
+    """One of several servers behind an address did not know the object: it is to be tried again."""
+    with serve(lambda request: _NOBODY if request.method == "HEAD" else answer) as server:
+        async with _bucket(server) as bucket:
+            with pytest.raises(Unavailable, match="though the store has it"):
+                await bucket.head("key")
+
+
+@pytest.mark.parametrize("request_name", _REQUESTS)
+async def test_a_store_that_is_away_behind_its_load_balancer(request_name: str) -> None:
+    """A bucket that was there is not missing because something before the store says 404 to everything."""
+    is_up = True
+    with serve(lambda _: _OBJECT if is_up else _NOBODY) as server:
+        async with _bucket(server) as bucket:
+            await bucket.get("key")
+            is_up = False
+            with pytest.raises(Unavailable, match="HTTP 404"):
+                await _REQUESTS[request_name](bucket, "key")
+            with pytest.raises(Unavailable, match="HTTP 404"):
+                await all_keys(bucket)
+
+
+async def test_redirects_name_the_region() -> None:
+    """Of a bucket in another region S3 says no address that could be followed."""
+    with serve(lambda _: _error(301, "PermanentRedirect")) as server:
+        async with _bucket(server) as bucket:
+            with pytest.raises(Invalid, match="give its region or endpoint"):
+                await bucket.get("key")
+            with pytest.raises(Invalid, match="give its region or endpoint"):
+                await bucket.put("key", b"data")
+    with serve(lambda _: _error(307, "TemporaryRedirect")) as server:
+        async with _bucket(server) as bucket:
+            with pytest.raises(Invalid, match="give its region or endpoint"):
+                await bucket.put("key", b"data")
 
 
 async def test_answer_200_to_a_range() -> None:

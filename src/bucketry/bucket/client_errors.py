@@ -104,6 +104,9 @@ _BY_STATUS: dict[int, type[BucketryError]] = {
     # Without a code: from a proxy, or an S3 that is asked too much. Nothing is lost by going slower.
     503: Throttled,
 }
+_REDIRECTS = frozenset({301, 302, 307, 308})
+#: A redirect that the client cannot follow.
+_ELSEWHERE = "the bucket is in another region or at another address: give its region or endpoint"
 #: For failures before there is an answer. Looked for in this order: the first is the most particular.
 _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
     (
@@ -140,6 +143,13 @@ _BY_TEXT: tuple[tuple[str, type[BucketryError], str], ...] = (
     ),
     ("IncompleteBody", Unavailable, "the connection ended in the middle of an answer"),
     ("kind: Connect", Unavailable, "cannot connect"),
+    (
+        "MissingContentLength",
+        Unavailable,
+        "its answer has no Content-Length (does a proxy recode what objects hold?)",
+    ),
+    # As S3's 301 is, which names no address.
+    ("BareRedirect", Invalid, _ELSEWHERE),
     ("BadScheme", Invalid, "an address has http where only https is taken"),
     (
         "Encountered object with invalid path",
@@ -157,6 +167,7 @@ _ANSWERED = frozenset(
     {
         "end of file before message length reached",
         "IncompleteBody",
+        "MissingContentLength",
         "Encountered object with invalid path",
         "Got invalid ",
         "Invalid last modified",
@@ -229,7 +240,10 @@ def read_answer(status: int, code: str | None, message: str) -> Failure:
     kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, fallback)
     sentence = " ".join(message.split())[:_MESSAGE_MAX]
     said = ": ".join(filter(None, [code, "".join(c for c in sentence if c.isprintable())]))
-    return Failure(kind, f"HTTP {status}" + (f" ({said})" if said else ""), status, code)
+    reason = f"HTTP {status}" + (f" ({said})" if said else "")
+    if status in _REDIRECTS:
+        reason += f": {_ELSEWHERE}"
+    return Failure(kind, reason, status, code)
 
 
 def _read_failed_delete(message: str, code: str) -> Failure:

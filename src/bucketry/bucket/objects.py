@@ -75,6 +75,8 @@ _LISTINGS_MAX = 16
 _REFUSALS = (400, 401, 403)
 #: What the client says of an answer to a range that begins at the end, or of an empty object.
 _BEYOND_THE_END = ("StartTooLarge", "ParseContentRange")
+#: What it says of an answer to a range by which the object is there.
+_THERE_ALL_THE_SAME = (*_BEYOND_THE_END, "non-partial response")
 #: What the client gives beside user metadata; the two that we keep, and the others, which are the store's own
 #: affair.
 _CONTENT_TYPE = "Content-Type"
@@ -452,7 +454,11 @@ class ObjectsBucket:
                 use_multipart=False,
             )
         except (BaseError, OSError) as error:
-            raise self._translate(client, error, key, condition) from error
+            translated = self._translate(client, error, key, condition)
+            if type(translated) is NotFound:
+                # No store says that of an object that is being put.
+                translated = Unavailable(f"{self._url}: object {key}: HTTP 404 to a put ({self._way})")
+            raise translated from error
         return self._etag(key, result["e_tag"], result["version"])
 
     def _delete(self, client: Client, key: str) -> None:
@@ -563,12 +569,15 @@ class ObjectsBucket:
         if issubclass(kind, Denied) and failure.status is not None:
             reason = "; ".join(filter(None, [reason, self._clock.explain()]))
         if kind is NotFound:
-            if key is None:
+            if key is None and not failure.names_what and self._clients.is_accepted:
+                # It was there before: a load balancer whose servers are restarting says so, too.
+                kind = Unavailable
+            elif key is None:
                 # Listing and bulk deletes miss no single object.
                 kind = BucketNotFound
             elif not failure.names_what:
-                missing = self._missing_bucket(client, key)
-                if missing is not None:
+                missing = self._not_found(client, key)
+                if type(missing) is not NotFound:
                     return missing
         match condition:
             case IfAbsent() if kind is PreconditionFailed:
@@ -592,21 +601,52 @@ class ObjectsBucket:
             return read_failure(error)
         return None
 
-    def _missing_bucket(self, client: Client, key: str) -> BucketryError | None:
-        """The store said "not found" and nothing more, as it does to HEAD. An error if the bucket is missing
-        (or if we cannot know), None if it is only the object."""
+    def _not_found(self, client: Client, key: str) -> BucketryError:
+        """What a "not found" without the store's own code means: an answer to HEAD has no body to say it in,
+        and a load balancer without a server behind it says the same. An object is absent only if the store
+        says so: on a disk it would be zeros."""
         try:
-            # Below the key itself there is next to nothing to list, and a right to list that covers the key
-            # covers this.
-            next(iter(obstore.list(client.product, key, chunk_size=1)), None)
+            # The answer to this one has a body, which tells a missing object from a missing bucket.
+            obstore.get(client.product, key, options={"range": (0, 1)}).bytes()
+        except (BaseError, OSError) as error:
+            failure, text = read_failure(error), str(error)
+            if failure.kind is NotFound and not failure.names_what:
+                return self._not_listed(client, key)
+            is_there = failure.status == 416 or any(each in text for each in _THERE_ALL_THE_SAME)
+            if not is_there:
+                return self._translate(client, error, key)
+        return self._not_said_by_store(client, key)
+
+    def _not_listed(self, client: Client, key: str) -> BucketryError:
+        """The store gives no codes at all, or something before it answers: whether a listing has the key,
+        which only the store can answer."""
+        folder, _, name = key.rpartition("/")
+        # From before the key on: little sorts between it and the same without its last letter.
+        start = key[:-1] if len(name) > 1 else None
+        try:
+            for page in obstore.list(client.product, folder or None, offset=start):
+                for item in page:
+                    if item["path"] == key:
+                        return self._not_said_by_store(client, key)
+                if _sorts_behind(page[-1]["path"], key):
+                    break
         except (BaseError, OSError) as error:
             return self._translate(client, error, None)
-        return None
+        return NotFound(f"{self._url}: no object {key}")
+
+    def _not_said_by_store(self, client: Client, key: str) -> Unavailable:
+        return Unavailable(
+            f"{self._url}: object {key}: HTTP 404, though the store has it: a proxy or load balancer "
+            f"answered ({self._way})"
+        )
+
+
+def _sorts_behind(key: str, other: str) -> bool:
+    """Whether ``other`` cannot come after ``key`` in a listing: neither in the order of code points, nor in
+    that of servers which keep keys as files in directories, where a slash sorts before everything."""
+    return key > other and key.replace("/", "\0") > other.replace("/", "\0")
 
 
 def _is_past(key: str, prefix: str) -> bool:
-    """Whether no key from here on begins with ``prefix``: neither in the order of code points, nor in that of
-    servers which keep keys as files in directories, where a slash sorts before everything."""
-    if key.startswith(prefix):
-        return False
-    return key > prefix and key.replace("/", "\0") > prefix.replace("/", "\0")
+    """Whether no key from here on begins with ``prefix``."""
+    return not key.startswith(prefix) and _sorts_behind(key, prefix)
