@@ -164,14 +164,20 @@ class Chain:
     # -- unusual hands ---------------------------------------------------------------------------------------
 
     def refuse(
-        self, code: int, *names: str, url: str | None = None, options: list[str], host: str | None = None
+        self,
+        codes: int | tuple[int, ...],
+        *names: str,
+        url: str | None = None,
+        options: list[str],
+        host: str | None = None,
     ) -> None:
         """An attach that must be refused with this exit code and a line that names all this."""
         started = self.starter.attach(url or self.url, *options, host=host)
         is_served = started.wait_served()
         assert not is_served, f"was not refused: {options} {started.end(signal.SIGKILL)}"
         started.end(signal.SIGTERM)
-        assert started.code == code, f"{options}: exit code {started.code}: {started.said}"
+        codes = (codes,) if isinstance(codes, int) else codes
+        assert started.code in codes, f"{options}: exit code {started.code}: {started.said}"
         assert all(name in started.said for name in names), started.said
         assert "Traceback" not in started.said
 
@@ -246,7 +252,7 @@ class Chain:
         other = self.directory / "empty"
         other.mkdir(mode=0o700)
         aside = self.replaced(other)
-        self.refuse(_MISMATCH, str(self.cache), options=self.journal_options())
+        self.refuse(_MISMATCH, str(self.cache), os.uname().nodename, options=self.journal_options())
         self.put_back(aside)
 
     def copied_volume(self) -> None:
@@ -266,11 +272,12 @@ class Chain:
         other.rename(self.bucket)
 
     def other_host(self) -> None:
-        """A host of another name, with a cache directory of its own or without: refused. It cannot know that
-        the process has ended, only that it has been seen a moment ago, and on which host."""
+        """A host of another name, with a cache directory of its own or without: refused, as in use or for
+        lack of the journal, with the name of the host that has it."""
         own = self.directory / "cache of the other host"
-        options = self.prng.choice((self.journal_options(own), []))
-        self.refuse(_BUSY, "in use by process", os.uname().nodename, options=options, host="another-host")
+        options = self.prng.choice((self.journal_options(own), ["--wait=0"]))
+        codes = (_MISMATCH, _BUSY, _PENDING)
+        self.refuse(codes, os.uname().nodename, options=options, host="another-host")
         shutil.rmtree(own, ignore_errors=True)
 
 

@@ -339,7 +339,7 @@ BUGS = [
         "an empty directory is taken for the journal",
         Journal,
         "open",
-        "may_be_new = reached is None or give_up or adopt",
+        "may_be_new = pending is None or give_up or adopt",
         "may_be_new = True",
         found_at=79,
     ),

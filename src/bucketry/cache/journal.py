@@ -70,6 +70,7 @@ from bucketry.core.journal import (
     checksum,
     encode_head,
 )
+from bucketry.core.pending_journal import PendingJournal
 from bucketry.errors import BucketryError, Closed, Invalid, Unavailable
 from bucketry.layout.interface import Change, Write
 
@@ -210,7 +211,7 @@ class Journal:
         also: Sequence[JournalIdentity] = (),
         adopt: bool = False,
         give_up: bool = False,
-        reached: Progress | None = None,
+        pending: PendingJournal | None = None,
         passed: Passed | None = None,
         size_bytes_max: int,
         offload: Offload,
@@ -220,15 +221,15 @@ class Journal:
     ) -> tuple["Journal", list[RecoveredEpoch]]:
         """The journal in ``files``, which it closes, and what is to be replayed from it, oldest first; a new
         one where there is none. ``identity`` is what the bucket says; a journal of one of ``also`` will
-        do, and with ``adopt`` any of a volume of this size. ``reached`` is how far the journal had got, as
-        the bucket says (None: it knows of no journal); with ``give_up`` a new one may take its place.
+        do, and with ``adopt`` any of a volume of this size. ``pending`` is the journal as the bucket
+        knows it (None: of none); with ``give_up`` a new one may take its place.
         ``passed`` is what the bucket says that it has of it, instead of what the journal says. The files
         never take more than ``size_bytes_max`` (at least JOURNAL_BYTES_MIN). ``offload`` must
         run one call at a time. ``key``: 32 bytes for this purpose; what is written from now on is encrypted
         with it.
 
         Raises Mismatch when something is to be replayed that belongs to another volume, or to this one
-        before somebody else had it, or when the journal never got to ``reached`` (an empty one, an older
+        before somebody else had it, or when the journal never got as far as that (an empty one, an older
         copy); Corrupt when the journal is damaged (``repair`` cuts it there); Unsupported for another
         version; Unavailable when the files cannot be read or written.
         """
@@ -239,10 +240,10 @@ class Journal:
 
         def begin() -> tuple[Head, Left | None, bool]:
             left = look(files)
-            may_be_new = reached is None or give_up or adopt
+            may_be_new = pending is None or give_up or adopt
             if left is None:
-                if not may_be_new:
-                    raise missing(files)
+                if pending is not None and not may_be_new:
+                    raise missing(files, pending)
                 head = Head(1, random_bytes(_SALT_BYTES), (identity,), sealed_from=None if key is None else 1)
                 create_head(files, head)
                 return head, None, False
@@ -250,7 +251,7 @@ class Journal:
             sealed_from = None if key is None else life
             is_wanted = any(each in left.head.identities for each in wanted)
             if left.has_something or not may_be_new:
-                check(files, left, wanted, reached, adopt=adopt)
+                check(files, left, wanted, pending, adopt=adopt)
             if left.has_something:
                 make_certain(files, left)
                 head = replace(

@@ -36,6 +36,7 @@ from bucketry.core.journal import (
     is_foreign,
     scan,
 )
+from bucketry.core.pending_journal import PendingJournal
 from bucketry.core.units import format_size
 from bucketry.errors import Corrupt, Invalid, Mismatch, Unavailable, Unsupported
 from bucketry.layout.interface import Change, Write, Zero
@@ -153,7 +154,7 @@ async def peek(
     files: Files,
     wanted: Sequence[JournalIdentity],
     *,
-    reached: Progress | None,
+    pending: PendingJournal | None,
     passed: Passed | None,
     offload: Offload,
     key: bytes | None = None,
@@ -164,11 +165,11 @@ async def peek(
     def begin() -> Left | None:
         left = look(files)
         if left is None:
-            if reached is not None:
-                raise missing(files)
+            if pending is not None:
+                raise missing(files, pending)
             return None
-        if left.has_something or reached is not None:
-            check(files, left, wanted, reached, adopt=False)
+        if left.has_something or pending is not None:
+            check(files, left, wanted, pending, adopt=False)
         return left
 
     left = await offload(lambda: translated(files, begin))
@@ -310,7 +311,12 @@ def look(files: Files) -> Left | None:
 
 
 def check(
-    files: Files, left: Left, wanted: Sequence[JournalIdentity], reached: Progress | None, *, adopt: bool
+    files: Files,
+    left: Left,
+    wanted: Sequence[JournalIdentity],
+    pending: PendingJournal | None,
+    *,
+    adopt: bool,
 ) -> None:
     """Raises Mismatch or Corrupt unless what is there may be replayed; see ``Journal.open``."""
     found = left.head.identities
@@ -318,10 +324,12 @@ def check(
         if all(each.size_bytes > wanted[0].size_bytes for each in found):
             raise Mismatch(f"the journal in {files.place} is that of a larger volume: {found[-1]}")
     elif not any(each in found for each in wanted):
-        raise Mismatch(_mismatch_line(files, left, wanted[0])) if left.has_something else missing(files)
+        if left.has_something or pending is None:
+            raise Mismatch(_mismatch_line(files, left, wanted[0]))
+        raise missing(files, pending)
     if left.scan.damage is not None:
         raise Corrupt(_damage_line(files, left.scan.damage))
-    known = left.progress
+    known, reached = left.progress, None if pending is None else pending.progress
     if reached is None or adopt or (known.epoch >= reached.epoch and known.drained >= reached.drained):
         return
     raise Mismatch(
@@ -429,11 +437,11 @@ def _mismatch_line(files: Files, left: Left, identity: JournalIdentity) -> str:
     return f"{what}, but {why}; {_advice(files)}"
 
 
-def missing(files: Files) -> Mismatch:
+def missing(files: Files, pending: PendingJournal) -> Mismatch:
     """The refusal of a directory without the journal that the bucket knows of."""
     return Mismatch(
-        f"the volume's journal is not in {files.place}, and flushed writes may be only there: is its "
-        "filesystem mounted? To give them up use --force"
+        f"the volume's journal is not in {files.place}: flushed writes may be only in {pending}. Is the "
+        "filesystem mounted that has it? To give them up use --force"
     )
 
 

@@ -92,7 +92,7 @@ class AttachedJournal:
             also=of_volume[1:],
             adopt=adopt,
             give_up=give_up,
-            reached=None if seen.journal is None else seen.journal.progress,
+            pending=seen.journal,
             passed=None if seen.lease is None else seen.lease.passed,
             size_bytes_max=size_bytes_max,
             offload=offload,
@@ -251,7 +251,7 @@ async def look_at_journal(
         epochs = await peek(
             files,
             wanted,
-            reached=None if pending is None else pending.progress,
+            pending=pending,
             passed=passed,
             offload=offload,
             key=_key(cipher),
