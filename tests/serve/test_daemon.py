@@ -1,6 +1,8 @@
 """Whoever starts a process in the background hears what it waits for, and how its start ended."""
 
 import logging
+import os
+import signal
 
 import pytest
 
@@ -33,6 +35,28 @@ def test_a_start_that_dies_after_a_notice_reports_nothing() -> None:
         return 1
 
     assert run_in_background(body, output=None) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_who_gives_up_waiting_takes_the_child_with_him(number: signal.Signals) -> None:
+    """However the waiting process is ended, nothing is attached later by what it started."""
+    before = signal.getsignal(number)
+    child: list[int] = []
+
+    def body(announce: Announce) -> int:
+        announce({"notice": str(os.getpid())})
+        signal.pause()  # until the default action of SIGTERM
+        return 0
+
+    def say(line: str) -> None:
+        child.append(int(line))
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_background(body, output=None, say=say)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child[0], 0)
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.logs("waiting")

@@ -8,7 +8,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 #: What the child tells its parent. With ``notice``, a line for whoever waits, and more will come. Otherwise
 #: it is the last: ``ready`` is a bool; when it is false the child is about to end, and the other entries say
@@ -16,6 +18,8 @@ from collections.abc import Callable, Mapping
 Report = Mapping[str, object]
 #: Somebody who pressed Ctrl-C waits no longer than this for a bucket that does not answer.
 _PATIENCE_SECONDS = 3.0
+#: By which a command that waits is ended: by timeout(1) or a service manager, and with its terminal.
+_GIVE_UP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 #: The command line's code for an interruption.
 INTERRUPTED_EXIT_CODE = 130
 Announce = Callable[[Report], None]
@@ -29,8 +33,9 @@ def run_in_background(
     that takes its standard output and error (None: nobody listens).
 
     The child leaves this session and its terminal, works in ``/`` and ends with ``body``'s return value as
-    exit code. When this process is interrupted while it waits, the child is stopped and waited for; when the
-    child is, KeyboardInterrupt is raised."""
+    exit code. When this process is interrupted while it waits (SIGINT, SIGTERM, SIGHUP), the child is stopped
+    and waited for: nothing is attached behind the back of who gave up. KeyboardInterrupt is raised then, and
+    when the child is interrupted."""
     receiving, sending = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -40,7 +45,7 @@ def run_in_background(
         _be_a_daemon(body, sending, output)
     os.close(sending)
     try:
-        with os.fdopen(receiving, "rb") as pipe:
+        with os.fdopen(receiving, "rb") as pipe, _interrupted_by(*_GIVE_UP_SIGNALS):
             report: Report | None = None
             while line := pipe.readline():
                 report = json.loads(line)
@@ -57,6 +62,22 @@ def run_in_background(
         if report is None and os.waitstatus_to_exitcode(status) == INTERRUPTED_EXIT_CODE:
             raise KeyboardInterrupt
     return report
+
+
+@contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """These signals raise KeyboardInterrupt in the block, as SIGINT does. Only the main thread can say so; in
+    another one, and for a signal that is ignored (nohup), nothing changes."""
+    before = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(child: int) -> None:
