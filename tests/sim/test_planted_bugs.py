@@ -4,11 +4,10 @@ import pytest
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
-from bucketry.cache import block_cache, left_journal
+from bucketry.cache import block_cache, journal, left_journal
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
-from bucketry.core import journal as core_journal
 from bucketry.core.block_table import BlockTable, Epoch
 from bucketry.core.lease import Turn, Watch
 from bucketry.core.zero_map import ZeroMap
@@ -286,9 +285,9 @@ BUGS = [
         "an epoch goes to the bucket before that knows that the journal has it",
         BlockCache,
         "_is_known_to_bucket",
-        "oldest <= told.epoch or",
-        "oldest <= progress.epoch or",
-        found_at=96,
+        "if owner is None:",
+        "if True:",
+        found_at=265,
     ),
     Bug(
         "an epoch that is not in the journal goes to the bucket before that knows that it has the older ones",
@@ -296,14 +295,15 @@ BUGS = [
         "_is_known_to_bucket",
         " and progress.drained <= told.drained",
         "",
-        found_at=96,
+        found_at=512,
     ),
     Bug(
         "a journal of any tenure is replayed",
-        left_journal,
+        journal,
         "check",
         "elif not any(each in found for each in wanted):",
         "elif False:",
+        found_at=400,
     ),
     Bug(
         "the journal of another place is replayed",
@@ -315,10 +315,11 @@ BUGS = [
     ),
     Bug(
         "a journal that ends before what the bucket knows of it is replayed",
-        left_journal,
+        journal,
         "check",
         "if reached is None or adopt or (",
         "if True or (",
+        found_at=512,
     ),
     Bug(
         "the volume is taken without the journal that is pending",
@@ -334,6 +335,7 @@ BUGS = [
         "unlock",
         "kept = None if found.journal is None else _KeptJournal(found, found.journal)",
         "kept = None",
+        found_at=75,
     ),
     Bug(
         "an empty directory is taken for the journal",
@@ -345,11 +347,12 @@ BUGS = [
     ),
     Bug(
         "a segment that is missing was never there",
-        core_journal,
+        left_journal,
         "scan",
         "    seed = checksum(head.salt)",
         "    head = Head(head.counter, head.salt, head.identities, head.drained, head.passed, None)\n"
         "    seed = checksum(head.salt)",
+        found_at=86,
     ),
     Bug(
         "the journal is left alone with durability bucket",

@@ -9,7 +9,7 @@ from bucketry.cache.journal import JOURNAL_BYTES_MIN
 from bucketry.core.block_table import SLOT_BYTES
 from bucketry.core.journal import HEAD_BYTES, SEGMENT_BYTES_MIN
 from bucketry.settings import CacheSettings, LimitSettings, RetrySettings, VolumeFormat
-from bucketry.testing.faulty_bucket import FaultRates
+from bucketry.testing.faulty_bucket import NO_FAULTS, FaultRates
 
 BLOCK_SIZE_BYTES = 512
 #: Bytes of a journal's segments, and for how many of them a small disk has room.
@@ -275,8 +275,25 @@ def _with_hands(course: Course, random: Random) -> Course:
         if random.random() < 0.5:
             course = _with_crashes(course, random)
             hands = random.choices([*Hand], k=len(course.acts))
+            if random.random() < 0.3:
+                hand = random.choice([Hand.OLDER_COPY, Hand.DAMAGED])
+                course, hands = _with_copies(course, hand), [hand] * len(course.acts)
     quiet = (False,) * len(course.acts)
     return replace(course, unusual_hands=tuple(hands), successors=quiet)
+
+
+def _with_copies(course: Course, hand: Hand) -> Course:
+    """The same on few blocks, each written again and again, and uploaded at once: what an older copy of the
+    journal would bring back is newer in the bucket. Or not for a while: what a damaged one lacks is nowhere
+    else."""
+    return replace(
+        course,
+        volume=replace(course.volume, size_bytes=2 * BLOCK_SIZE_BYTES),
+        cache=replace(course.cache, write_delay_seconds=0.0 if hand is Hand.OLDER_COPY else 60.0),
+        rates=replace(NO_FAULTS, delay_max_seconds=0.02),
+        acts=(Act.KILL,) * len(course.acts),
+        users=replace(course.users, blocks_max=1, pause_max_seconds=0.5, weights=(10, 0, 0, 1, 5, 0)),
+    )
 
 
 def _draw_rates(random: Random, *, linger: bool) -> FaultRates:

@@ -325,6 +325,8 @@ class World:
 
     def _puts_right(self, process: Process) -> bool:
         """Whether the journal that is missed lay elsewhere on this machine, and is in its place now."""
+        if self.witness.to_recover(self._given[process]) is not None:
+            return False  # it was in its place, and its disk had failed so that the bucket disowned it
         disk = self.disks[process.machine]
         for directory in disk.shelf:
             if not directory.is_partial and self.witness.to_recover(directory) is not None:
