@@ -40,6 +40,9 @@ def test_a_start_that_dies_after_a_notice_reports_nothing() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_who_gives_up_waiting_takes_the_child_with_him(number: signal.Signals) -> None:
     """However the waiting process is ended, nothing is attached later by what it started."""
+    inherited = signal.getsignal(number)
+    if inherited is signal.SIG_IGN:  # the tests run under nohup, whose word counts: it is left as it is
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     child: list[int] = []
 
@@ -57,6 +60,7 @@ def test_who_gives_up_waiting_takes_the_child_with_him(number: signal.Signals) -
     with pytest.raises(ProcessLookupError):
         os.kill(child[0], 0)
     assert signal.getsignal(number) is before
+    signal.signal(number, inherited)
 
 
 @pytest.mark.logs("waiting")
