@@ -162,7 +162,7 @@ class Chain:
     def export(self) -> Path:
         """What the bucket has without the cache directory."""
         self.image.unlink(missing_ok=True)
-        self.program.run("export", self.place.url, self.image, *self.place.options)
+        self.program.run("export", "--without-journal", self.place.url, self.image, *self.place.options)
         return self.image
 
 

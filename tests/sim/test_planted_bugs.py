@@ -52,7 +52,7 @@ BUGS = [
         "        self._dirty_count -= 1\n"
         "        newer = None\n"
         "    if newer is not None:\n        if not ok:",
-        found_at=13,
+        found_at=15,
     ),
     Bug(
         "a version is overwritten in place during its upload",
@@ -90,7 +90,7 @@ BUGS = [
         "insert",
         "slot.known is not None or (slot.versions and slot.versions[0].known is not None)",
         "slot.known is not None",
-        found_at=12,
+        found_at=21,
     ),
     Bug(
         "what was read before an upload ended replaces what was uploaded",
@@ -129,6 +129,7 @@ BUGS = [
         "_drop_oldest",
         "if oldest.pages:",
         "if False:",
+        found_at=105,
     ),
     Bug(
         "a dirty block is evicted",
@@ -191,7 +192,7 @@ BUGS = [
         "state",
         "< self._safe_seconds",
         "< 3 * self._safe_seconds",
-        found_at=20,
+        found_at=2602,
     ),
     Bug(
         "a lease is taken without watching it",
@@ -247,7 +248,7 @@ BUGS = [
         "_persist_once",
         "if not answer_lost or put_id is None:",
         "if True:",
-        found_at=10,
+        found_at=32,
     ),
     Bug(
         "a renewal takes its own predecessor for somebody else's",
@@ -255,7 +256,7 @@ BUGS = [
         "_replace",
         "self._etag = await self._find_ours()\n        else:",
         "raise\n        else:",
-        found_at=2,
+        found_at=7,
     ),
     Bug(
         "parts of a block stay when it is written",
@@ -263,7 +264,7 @@ BUGS = [
         "_drop_parts",
         "if self._parts.pop(block, None) is not None",
         "if block in self._parts",
-        found_at=52,
+        found_at=5,
     ),
     Bug(
         "a flush does not wait for the journal",
@@ -271,15 +272,7 @@ BUGS = [
         "_journaled",
         "if append is not None and not await asyncio.shield(append):",
         "if False:",
-        found_at=301,
-    ),
-    Bug(
-        "a journal is replayed over what somebody else has written",
-        journaling,
-        "_identity",
-        "generation=generation",
-        'generation="always the same"',
-        found_at=116,
+        found_at=12,
     ),
     Bug(
         "an epoch goes to the bucket before that knows that the journal has it",
@@ -343,7 +336,7 @@ BUGS = [
         "open",
         "may_be_new = pending is None or give_up or adopt",
         "may_be_new = True",
-        found_at=79,
+        found_at=6,
     ),
     Bug(
         "a segment that is missing was never there",
