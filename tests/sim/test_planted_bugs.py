@@ -148,14 +148,6 @@ BUGS = [
         found_at=2,
     ),
     Bug(
-        "a flush misses what was set aside and taken back",
-        BlockCache,
-        "flush",
-        "if had_aside or set_aside_count != self._table.set_aside_count:",
-        "if self._table.aside_blocks():",
-        found_at=347,
-    ),
-    Bug(
         "who waits for room is not woken",
         BlockCache,
         "_upload",
@@ -320,7 +312,7 @@ BUGS = [
         "_check_journal",
         "raise pending_journal(",
         "pending_journal(",
-        found_at=265,
+        found_at=263,
     ),
     Bug(
         "who breaks the lease makes the journal forgotten",
