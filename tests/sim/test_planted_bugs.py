@@ -385,7 +385,7 @@ BUGS = [
         "_joined",
         "groups[0] = passed + groups[0]",
         "groups = [[epoch] for epoch in passed] + groups",
-        found_at=5945,
+        found_at=8183,
     ),
     Bug(
         "nobody says what the bucket has of a journal that cannot",
@@ -393,7 +393,7 @@ BUGS = [
         "_settle_in_bucket",
         "await self._journal_owner.note_passed(passed)",
         "pass",
-        found_at=5483,
+        found_at=6250,
     ),
     Bug(
         "what was zeroed is not replayed",
