@@ -4,7 +4,7 @@ import pytest
 
 from bucketry.bucket.fenced import Fence
 from bucketry.bucket.retrying import Retrying
-from bucketry.cache import block_cache, journal, left_journal
+from bucketry.cache import journal, left_journal
 from bucketry.cache.block_cache import BlockCache
 from bucketry.cache.disk_cache import CachedLayout
 from bucketry.cache.journal import Journal
@@ -378,22 +378,6 @@ BUGS = [
         "not self._is_empty and self.journal.lag_epochs > 0",
         "False",
         found_at=378,
-    ),
-    Bug(
-        "what is kept of older epochs is replayed by itself",
-        block_cache,
-        "_joined",
-        "groups[0] = passed + groups[0]",
-        "groups = [[epoch] for epoch in passed] + groups",
-        found_at=8183,
-    ),
-    Bug(
-        "nobody says what the bucket has of a journal that cannot",
-        BlockCache,
-        "_settle_in_bucket",
-        "await self._journal_owner.note_passed(passed)",
-        "pass",
-        found_at=6250,
     ),
     Bug(
         "what was zeroed is not replayed",
